@@ -1,0 +1,2 @@
+//! The nap-agent binary.
+fn main() {}

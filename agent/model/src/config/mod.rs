@@ -1,0 +1,142 @@
+//! From raw bytes of each wire format to one [`NodeConfig`], or all the problems at once.
+
+mod aks_kubelet;
+mod aks_node_config;
+pub mod carrier;
+mod document;
+mod node_bootstrap;
+mod node_config;
+pub mod ovf;
+pub mod problem;
+mod rules;
+pub mod shape;
+mod sysctls;
+mod write_files;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use carrier::{Carrier, CarrierError, Document, Format};
+pub use node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
+use problem::Findings;
+use shape::{Naming, Shape};
+
+/// What a custom data holds.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The document that counts.
+    pub document: Document,
+    /// What is wrong with it, and what is only strange.
+    pub findings: Findings,
+    /// The node it describes; absent when there are problems.
+    pub config: Option<NodeConfig>,
+}
+
+/// What `nap-agent decode` shows. Holds no secret.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    /// The document's format.
+    pub format: Format,
+    /// What it was wrapped in, outermost first.
+    pub carriers: Vec<Carrier>,
+    /// The document with its secrets masked.
+    pub document: Value,
+    /// What is wrong, and what is only strange.
+    #[serde(flatten)]
+    pub findings: Findings,
+}
+
+impl Decoded {
+    /// The part that may be seen.
+    pub fn shown(&self) -> Shown {
+        Shown {
+            format: self.document.format,
+            carriers: self.document.carriers.clone(),
+            document: masked(&self.document),
+            findings: self.findings.clone(),
+        }
+    }
+
+    /// The document without its bootstrap token, as it is kept on the node once the token has done its work.
+    pub fn without_token(&self) -> Value {
+        let mut value = self.document.value.clone();
+        for (section, names) in [
+            ("identity", ["bootstrapToken", ""]),
+            ("bootstrapping_config", ["tls_bootstrapping_token", "tlsBootstrappingToken"]),
+            ("bootstrappingConfig", ["tls_bootstrapping_token", "tlsBootstrappingToken"]),
+        ] {
+            if let Some(section) = value.get_mut(section).and_then(Value::as_object_mut) {
+                section.retain(|name, _| !names.contains(&name.as_str()));
+            }
+        }
+        value
+    }
+}
+
+/// Opens a custom data and reads the document in it.
+///
+/// When there are several documents, the first NodeBootstrap counts, else the first AKSNodeConfig; the others are warnings.
+///
+/// # Errors
+/// When no document can be got out of its carriers. A document with mistakes in it is no error here: they are in
+/// [`Decoded::findings`].
+pub fn decode(custom_data: &[u8]) -> Result<Decoded, CarrierError> {
+    let documents = carrier::open(custom_data)?;
+    let count = documents.len();
+    let first = documents.into_iter().min_by_key(|document| document.format);
+    let Some(document) = first else { return Err(CarrierError::Nothing(String::new())) };
+    let mut decoded = read(document);
+    if count > 1 {
+        decoded.findings.warn("", format!("{count} documents found; the first {} is used", decoded.document.format));
+    }
+    Ok(decoded)
+}
+
+fn read(document: Document) -> Decoded {
+    let mut findings = Findings::default();
+    let config = match format(document.format) {
+        Some((shape, naming, read)) => {
+            let canonical = shape.check(&document.value, naming, &mut findings);
+            read(&canonical, &mut findings)
+        }
+        None => {
+            findings.problem(
+                "",
+                "karpenter's scriptless script",
+                "a NodeBootstrap or an AKSNodeConfig; this version does not read the script",
+            );
+            None
+        }
+    };
+    let config = config.filter(|_| findings.problems.is_empty());
+    Decoded { document, findings, config }
+}
+
+type Reader = fn(&Value, &mut Findings) -> Option<NodeConfig>;
+
+/// The wire formats that are read, one row each.
+fn format(format: Format) -> Option<(&'static Shape, Naming, Reader)> {
+    match format {
+        Format::NodeBootstrap => Some((&node_bootstrap::SHAPE, Naming::Exact, node_bootstrap::read)),
+        Format::AksNodeConfig => Some((&aks_node_config::SHAPE, Naming::Protobuf, aks_node_config::read)),
+        Format::ScriptlessScript => None,
+    }
+}
+
+fn masked(document: &Document) -> Value {
+    match format(document.format) {
+        Some((shape, naming, _)) => shape.masked(&document.value, naming),
+        None => Value::Null,
+    }
+}
+
+/// JSON Schema 2020-12 of our own wire format.
+pub fn json_schema() -> Value {
+    let mut schema = node_bootstrap::SHAPE.json_schema();
+    schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    schema["title"] = json!("NodeBootstrap");
+    schema
+}
+
+#[cfg(test)]
+mod tests;

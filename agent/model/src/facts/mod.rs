@@ -1,0 +1,164 @@
+//! What was observed of the machine, as plain data. The time is one of the facts.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::kubernetes::KubernetesVersion;
+
+/// Everything the plan may depend on beyond the configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Facts {
+    /// When they were observed.
+    pub observed_at: Timestamp,
+    /// `/etc/os-release`.
+    pub os: Os,
+    /// The kernel's host name.
+    pub host_name: String,
+    /// `/proc/sys/kernel/random/boot_id`.
+    #[serde(default)]
+    pub boot_id: String,
+    /// What the firmware says of the VM.
+    #[serde(default)]
+    pub dmi: Dmi,
+    /// Installed programs that the plan depends on.
+    #[serde(default)]
+    pub programs: Programs,
+    /// Address from which the default route leaves; absent without one.
+    #[serde(default)]
+    pub primary_address: Option<IpAddr>,
+    /// IMDS' description of this VM; absent when it did not answer in time or described another VM.
+    #[serde(default)]
+    pub instance: Option<Instance>,
+    /// kubelet's client certificate; absent when there is none that can be read.
+    #[serde(default)]
+    pub client_certificate: Option<Certificate>,
+}
+
+/// `/etc/os-release`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Os {
+    /// `ID`, such as `ubuntu`.
+    pub id: String,
+    /// `VERSION_ID`, such as `24.04`.
+    #[serde(default)]
+    pub version_id: String,
+}
+
+/// `/sys/class/dmi/id`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Dmi {
+    /// `product_uuid`, lower case, as the firmware has it.
+    #[serde(default)]
+    pub product_uuid: String,
+    /// `chassis_asset_tag`.
+    #[serde(default)]
+    pub chassis_asset_tag: String,
+    /// Whether the VM booted by UEFI (generation 2); generation 1 swaps bytes of the UUID.
+    #[serde(default)]
+    pub uefi: bool,
+}
+
+impl Dmi {
+    /// The VM's id as Azure's API has it: the first three groups byte-swapped on generation 1.
+    /// Source: cloud-init, `sources/azure/identity.py`.
+    pub fn vm_id(&self) -> String {
+        if self.uefi { self.product_uuid.clone() } else { byte_swapped(&self.product_uuid) }
+    }
+
+    /// Whether IMDS' `vmId` names this VM. With no UUID to compare, nothing contradicts it.
+    pub fn is_vm(&self, vm_id: &str) -> bool {
+        self.product_uuid.is_empty()
+            || [&self.product_uuid, &self.vm_id()].iter().any(|id| id.eq_ignore_ascii_case(vm_id))
+    }
+}
+
+fn byte_swapped(uuid: &str) -> String {
+    let swap = |(position, group): (usize, &str)| {
+        let pairs = group.as_bytes().chunks(2).map(|pair| String::from_utf8_lossy(pair).into_owned());
+        if position < 3 { pairs.rev().collect::<String>() } else { group.to_owned() }
+    };
+    uuid.split('-').enumerate().map(swap).collect::<Vec<_>>().join("-")
+}
+
+/// Installed programs; absent when there is none at the place where the image has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Programs {
+    /// kubelet.
+    #[serde(default)]
+    pub kubelet: Option<KubernetesVersion>,
+    /// containerd.
+    #[serde(default)]
+    pub containerd: Option<KubernetesVersion>,
+}
+
+/// What the agent uses of IMDS' instance document.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Instance {
+    /// `compute.name`.
+    pub name: String,
+    /// `compute.vmId`.
+    pub vm_id: String,
+    /// `compute.resourceId`.
+    #[serde(default)]
+    pub resource_id: String,
+    /// `compute.location`.
+    #[serde(default)]
+    pub location: String,
+    /// `compute.vmSize`.
+    #[serde(default)]
+    pub vm_size: String,
+    /// `compute.zone`.
+    #[serde(default)]
+    pub zone: String,
+    /// Whether the control plane has a custom data for this VM (`extended.compute.hasCustomData`).
+    #[serde(default)]
+    pub has_custom_data: bool,
+    /// Addresses by MAC (upper case, no separators), in IMDS' order, IPv4 first.
+    #[serde(default)]
+    pub interfaces: BTreeMap<String, Vec<IpAddr>>,
+}
+
+/// The part of an X.509 certificate that decides whether kubelet can use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Certificate {
+    /// Start of its validity.
+    pub not_before: Timestamp,
+    /// End of its validity.
+    pub not_after: Timestamp,
+}
+
+impl Certificate {
+    /// Whether it is valid at `time`.
+    pub fn is_valid_at(&self, time: Timestamp) -> bool {
+        (self.not_before..self.not_after).contains(&time)
+    }
+}
+
+impl Facts {
+    /// Whether kubelet already has a client certificate it can use.
+    pub fn has_joined(&self) -> bool {
+        self.client_certificate.is_some_and(|certificate| certificate.is_valid_at(self.observed_at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generation_1_swaps_the_first_three_groups() {
+        let dmi = Dmi { product_uuid: "11223344-5566-7788-99aa-bbccddeeff00".into(), ..Dmi::default() };
+        assert_eq!(dmi.vm_id(), "44332211-6655-8877-99aa-bbccddeeff00");
+        assert!(dmi.is_vm("44332211-6655-8877-99AA-BBCCDDEEFF00") && !dmi.is_vm("0"));
+        assert_eq!(Dmi { uefi: true, ..dmi.clone() }.vm_id(), dmi.product_uuid);
+    }
+}

@@ -1,0 +1,9 @@
+//! Kubernetes' own words under Kubernetes' own rules.
+
+mod label;
+mod taint;
+mod version;
+
+pub use label::{LabelError, LabelKey, LabelValue, NodeName, NodeNameError, Qualified};
+pub use taint::{Taint, TaintEffect, TaintError, UNREGISTERED};
+pub use version::{KubernetesVersion, VersionError};

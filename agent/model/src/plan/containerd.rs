@@ -1,0 +1,101 @@
+//! containerd: its `config.toml`, built as data, and its unit.
+
+use serde_json::{Value, json};
+
+use super::resource::{Digest, Readiness, Step, Want, public_file};
+use crate::config::NodeConfig;
+use crate::facts::Facts;
+use crate::os::Distribution;
+
+const CONFIG: &str = "/etc/containerd/config.toml";
+
+/// AKS' address of containerd's metrics. Source: AgentBaker containerd templates.
+const METRICS_ADDRESS: &str = "0.0.0.0:10257";
+
+pub(super) struct Containerd {
+    config: String,
+}
+
+impl Containerd {
+    pub(super) fn new(config: &NodeConfig, facts: &Facts, os: &Distribution) -> Self {
+        let major = facts.programs.containerd.map_or(1, |version| version.major);
+        let data = if major >= 2 { version_3(config, os) } else { version_2(config, os) };
+        let table = toml::Table::try_from(&data).expect("JSON objects without null are TOML tables");
+        Self { config: toml::to_string_pretty(&table).expect("a table of plain values can be written") }
+    }
+
+    pub(super) fn files(&self) -> Vec<Step> {
+        let limits = "[Service]\nLimitNOFILE=1048576\nTasksMax=infinity\nOOMScoreAdjust=-999\n";
+        vec![
+            Step::new(
+                "containerd.config",
+                "containerd runs pods as kubelet expects it",
+                public_file(CONFIG, self.config.clone()),
+            ),
+            Step::new(
+                "containerd.limits",
+                "a node has more files and tasks than a service's defaults",
+                public_file("/etc/systemd/system/containerd.service.d/10-nap-agent.conf", limits),
+            )
+            .at_bake(),
+        ]
+    }
+
+    pub(super) fn running(&self) -> Step {
+        let inputs = Digest::of_files(&self.files());
+        let want = Want::Unit { name: "containerd.service", inputs, readiness: Readiness::Active };
+        Step::new("containerd.running", "kubelet needs a container runtime", want)
+    }
+}
+
+/// Configuration version 2, for containerd 1.7. Source: containerd `docs/cri/config.md`, release/1.7.
+fn version_2(config: &NodeConfig, os: &Distribution) -> Value {
+    let mut data = common(config, 2);
+    data["plugins"] = json!({"io.containerd.grpc.v1.cri": {
+        "sandbox_image": config.containerd.sandbox_image,
+        "enable_cdi": true,
+        "containerd": runtimes(os),
+        "cni": cni(os),
+        "registry": registry(),
+    }});
+    data
+}
+
+/// Configuration version 3, for containerd 2. Source: containerd `docs/cri/config.md`, main.
+fn version_3(config: &NodeConfig, os: &Distribution) -> Value {
+    let mut data = common(config, 3);
+    data["plugins"] = json!({
+        "io.containerd.cri.v1.images": {
+            "pinned_images": {"sandbox": config.containerd.sandbox_image},
+            "registry": registry(),
+        },
+        "io.containerd.cri.v1.runtime": {
+            "enable_cdi": true,
+            "containerd": runtimes(os),
+            "cni": cni(os),
+        },
+    });
+    data
+}
+
+fn common(config: &NodeConfig, version: u8) -> Value {
+    let mut data = json!({"version": version, "oom_score": -999, "metrics": {"address": METRICS_ADDRESS}});
+    if let Some(root) = &config.containerd.root {
+        data["root"] = json!(root);
+    }
+    data
+}
+
+fn runtimes(os: &Distribution) -> Value {
+    let runc =
+        json!({"runtime_type": "io.containerd.runc.v2", "options": {"BinaryName": os.runc, "SystemdCgroup": true}});
+    json!({"default_runtime_name": "runc", "runtimes": {"runc": runc, "untrusted": runc}})
+}
+
+fn cni(os: &Distribution) -> Value {
+    json!({"bin_dir": os.cni_bin, "conf_dir": "/etc/cni/net.d"})
+}
+
+fn registry() -> Value {
+    json!({"config_path": "/etc/containerd/certs.d", "headers": {"X-Meta-Source-Client": ["azure/aks"]}})
+}

@@ -1,0 +1,69 @@
+//! What kubelet joins with: the cluster's CA and, until it has its own certificate, the bootstrap token.
+
+use serde_json::json;
+
+use super::resource::{AbsPath, Step, Want, public_file, secret_file};
+use crate::config::NodeConfig;
+use crate::facts::Facts;
+use crate::report::{Failure, Reason};
+
+/// The cluster's CA.
+pub(super) const CA: &str = "/etc/kubernetes/certs/ca.crt";
+/// Holds the token; gone once the client certificate is valid.
+pub(super) const BOOTSTRAP_KUBECONFIG: &str = "/var/lib/kubelet/bootstrap-kubeconfig";
+/// Written by kubelet.
+pub(super) const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
+
+pub(super) fn refuse_missing(config: &NodeConfig, facts: &Facts) -> Result<(), Failure> {
+    if config.bootstrap_token.is_some() || facts.has_joined() {
+        return Ok(());
+    }
+    let message = "there is neither a bootstrap token nor a valid client certificate";
+    let failure = Failure::new(Reason::BootstrapCredentialMissing, "plan", message);
+    Err(match facts.client_certificate {
+        Some(certificate) => failure
+            .seen(format!("client certificate valid from {} to {}", certificate.not_before, certificate.not_after)),
+        None => failure.seen("no client certificate that can be read in /var/lib/kubelet/pki"),
+    })
+}
+
+pub(super) fn files(config: &NodeConfig, facts: &Facts) -> Vec<Step> {
+    vec![ca(config), bootstrap_kubeconfig(config, facts)]
+}
+
+pub(super) fn ca(config: &NodeConfig) -> Step {
+    Step::new(
+        "kubelet.ca",
+        "kubelet trusts this cluster and no other",
+        public_file(CA, config.cluster.ca_certificate.clone()),
+    )
+}
+
+fn bootstrap_kubeconfig(config: &NodeConfig, facts: &Facts) -> Step {
+    match &config.bootstrap_token {
+        Some(token) if !facts.has_joined() => {
+            let kubeconfig = json!({
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "cluster", "cluster": {"server": config.cluster.api_server.to_string(), "certificate-authority": CA}}],
+                "users": [{"name": "kubelet-bootstrap", "user": {"token": token.reveal()}}],
+                "contexts": [{"name": "bootstrap", "context": {"cluster": "cluster", "user": "kubelet-bootstrap"}}],
+                "current-context": "bootstrap",
+            });
+            let why = "kubelet asks for its certificate with the bootstrap token";
+            Step::new(
+                "kubelet.bootstrap-kubeconfig",
+                why,
+                secret_file(BOOTSTRAP_KUBECONFIG, format!("{kubeconfig:#}\n")),
+            )
+        }
+        _ => {
+            let why = "a token that has done its work must not stay on the disk";
+            Step::new(
+                "kubelet.bootstrap-kubeconfig",
+                why,
+                Want::Absent { path: AbsPath::literal(BOOTSTRAP_KUBECONFIG) },
+            )
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! kubelet: its configuration file, its flags, its unit.
+//!
+//! What kubelet's configuration file can hold goes there; flags are only for what it cannot. Defaults are AKS' own
+//! (`facts/bootstrap-today.md` 3.4); the node class lies over them, the provisioner's own fields over both.
+
+use std::net::IpAddr;
+
+use serde_json::{Map, Value, json};
+
+use super::credentials::{self, BOOTSTRAP_KUBECONFIG, CA, KUBECONFIG};
+use super::resource::{AbsPath, Content, Digest, Readiness, Step, Want, directory, public_file};
+use super::{cni, node_provider_id};
+use crate::config::NodeConfig;
+use crate::facts::Facts;
+use crate::kubernetes::{KubernetesVersion, NodeName};
+use crate::os::Distribution;
+use crate::report::{Failure, Reason};
+
+const CONFIG: &str = "/etc/default/kubeletconfig.json";
+const ENVIRONMENT: &str = "/etc/default/kubelet";
+
+/// The port of kubelet's own health endpoint. Source: `KubeletHealthzPort`, k8s.io/kubernetes/pkg/cluster/ports.
+const HEALTHZ_PORT: u16 = 10248;
+
+/// Cipher suites with forward secrecy of AKS' list; kubelet's default holds weaker ones.
+const CIPHER_SUITES: &[&str] = &[
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+];
+
+/// Flags that a kubelet no longer knows, and since which minor version; with one of them it exits at once.
+/// Source: Kubernetes changelogs; karpenter-provider-azure `aksbootstrap.go`.
+const REMOVED_FLAGS: &[(&str, u32)] = &[
+    ("azure-container-registry-config", 30),
+    ("container-runtime", 27),
+    ("keep-terminated-pod-volumes", 31),
+    ("iptables-masquerade-bit", 31),
+    ("iptables-drop-bit", 31),
+    ("really-crash-for-testing", 31),
+    ("cloud-config", 34),
+    ("pod-infra-container-image", 35),
+];
+
+/// Fields of KubeletConfiguration that a version deprecates and warns about, and since which minor version.
+const DROPPED_FIELDS: &[(&str, u32)] = &[("streamingConnectionIdleTimeout", 34)];
+
+pub(super) struct Kubelet {
+    os: &'static Distribution,
+    version: KubernetesVersion,
+    ca: Step,
+    config: Map<String, Value>,
+    flags: Vec<String>,
+    labels: String,
+    pub(super) notes: Vec<String>,
+}
+
+impl Kubelet {
+    pub(super) fn new(config: &NodeConfig, facts: &Facts, os: &'static Distribution) -> Result<Self, Failure> {
+        let version = facts.programs.kubelet.unwrap_or(config.cluster.kubernetes_version);
+        let mut notes = Vec::new();
+        let wanted = config.cluster.kubernetes_version;
+        if (version.major, version.minor) != (wanted.major, wanted.minor) {
+            notes.push(format!("the image has kubelet {version}, the cluster wants {wanted}"));
+        }
+        Ok(Self {
+            os,
+            version,
+            ca: credentials::ca(config),
+            config: configuration(config, os, version, &mut notes),
+            flags: flags(config, facts, version, &mut notes)?,
+            labels: labels(config),
+            notes,
+        })
+    }
+
+    pub(super) fn directories(&self) -> Vec<Step> {
+        vec![
+            Step::new("kubelet.directory", "kubelet's state and credentials", directory("/var/lib/kubelet", 0o755))
+                .at_bake(),
+            Step::new("kubelet.pki", "kubelet's keys", directory("/var/lib/kubelet/pki", 0o700)).at_bake(),
+            Step::new("kubelet.manifests", "static pods", directory("/etc/kubernetes/manifests", 0o755)).at_bake(),
+            Step::new("kubelet.volume-plugins", "flex volumes", directory("/etc/kubernetes/volumeplugins", 0o755))
+                .at_bake(),
+        ]
+    }
+
+    pub(super) fn files(&self) -> Vec<Step> {
+        let environment =
+            format!("KUBELET_NODE_LABELS=\"{}\"\nKUBELET_FLAGS=\"{}\"\n", self.labels, self.flags.join(" "));
+        let mut steps = vec![
+            Step::new("kubelet.config", "what kubelet does", public_file(CONFIG, pretty(&self.config))),
+            Step::new("kubelet.environment", "what only a flag can say", private_file(ENVIRONMENT, environment)),
+            Step::new(
+                "kubelet.unit",
+                "systemd keeps kubelet running",
+                public_file("/etc/systemd/system/kubelet.service", unit(self.os)),
+            )
+            .at_bake(),
+        ];
+        if self.version.at_least(32) {
+            let watchdog = "[Service]\nWatchdogSec=60s\n";
+            let path = "/etc/systemd/system/kubelet.service.d/10-watchdog.conf";
+            steps.push(Step::new(
+                "kubelet.watchdog",
+                "systemd restarts a kubelet that hangs",
+                public_file(path, watchdog),
+            ));
+        }
+        steps
+    }
+
+    pub(super) fn running(&self) -> Step {
+        let inputs = Digest::of_files(self.files().iter().chain([&self.ca]));
+        let want = Want::Unit { name: "kubelet.service", inputs, readiness: Readiness::Started };
+        Step::new("kubelet.running", "the node joins by kubelet", want)
+    }
+}
+
+/// Root alone may read it, as today; there is nothing secret in it.
+fn private_file(path: &'static str, text: String) -> Want {
+    Want::File { path: AbsPath::literal(path), mode: 0o600, content: Content::public(text) }
+}
+
+fn pretty(object: &Map<String, Value>) -> String {
+    format!("{:#}\n", Value::Object(object.clone()))
+}
+
+fn configuration(
+    config: &NodeConfig,
+    os: &Distribution,
+    version: KubernetesVersion,
+    notes: &mut Vec<String>,
+) -> Map<String, Value> {
+    let mut fields = defaults(config, os);
+    for (name, value) in &config.kubelet.config {
+        merge(fields.entry(name.clone()).or_insert(Value::Null), value);
+    }
+    for (name, since) in DROPPED_FIELDS.iter().filter(|(_, since)| version.at_least(*since)) {
+        if fields.remove(*name).is_some() {
+            notes.push(format!("kubelet field {name} left out: Kubernetes 1.{since} dropped it"));
+        }
+    }
+    fields
+}
+
+/// Objects are merged, everything else is replaced.
+fn merge(base: &mut Value, over: &Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (name, value) in over {
+                merge(base.entry(name.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over.clone(),
+    }
+}
+
+fn defaults(config: &NodeConfig, os: &Distribution) -> Map<String, Value> {
+    let cluster = &config.cluster;
+    let max_pods = config.kubelet.max_pods.unwrap_or(config.cni.default_max_pods());
+    let fields = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "address": "0.0.0.0",
+        "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": true}, "x509": {"clientCAFile": CA}},
+        "authorization": {"mode": "Webhook"},
+        "cgroupDriver": "systemd",
+        "cgroupsPerQOS": true,
+        "clusterDNS": cluster.dns_service_ips,
+        "clusterDomain": cluster.dns_domain,
+        "containerLogMaxFiles": 5,
+        "containerLogMaxSize": "50Mi",
+        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+        "enforceNodeAllocatable": ["pods"],
+        "eventRecordQPS": 0,
+        "evictionHard": {"memory.available": "750Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%"},
+        "imageGCHighThresholdPercent": 85,
+        "imageGCLowThresholdPercent": 80,
+        "maxPods": max_pods,
+        "nodeStatusUpdateFrequency": "10s",
+        "podPidsLimit": -1,
+        "protectKernelDefaults": true,
+        "readOnlyPort": 0,
+        "registerWithTaints": config.taints,
+        "resolvConf": os.resolv_conf,
+        "rotateCertificates": true,
+        "runtimeRequestTimeout": "15m",
+        "staticPodPath": "/etc/kubernetes/manifests",
+        "tlsCipherSuites": CIPHER_SUITES,
+        "volumePluginDir": "/etc/kubernetes/volumeplugins",
+    });
+    fields.as_object().cloned().unwrap_or_default()
+}
+
+fn flags(
+    config: &NodeConfig,
+    facts: &Facts,
+    version: KubernetesVersion,
+    notes: &mut Vec<String>,
+) -> Result<Vec<String>, Failure> {
+    let name = node_name(config, facts)?;
+    let mut flags = Map::new();
+    let mut set = |name: &str, value: String| flags.insert(name.to_owned(), Value::String(value));
+    set("bootstrap-kubeconfig", BOOTSTRAP_KUBECONFIG.to_owned());
+    set("kubeconfig", KUBECONFIG.to_owned());
+    set("cloud-provider", "external".to_owned());
+    set("v", "2".to_owned());
+    if name.as_str() != facts.host_name.to_lowercase() {
+        set("hostname-override", name.to_string());
+    }
+    match node_address(facts) {
+        Some(address) => _ = set("node-ip", address.to_string()),
+        None => notes.push(
+            "--node-ip left out: no default route and no IMDS; the cloud provider will set the address".to_owned(),
+        ),
+    }
+    match node_provider_id(config, facts, &name) {
+        Some(id) => _ = set("provider-id", id),
+        None => notes.push("--provider-id left out: neither IMDS nor the configuration tells it".to_owned()),
+    }
+    for (flag, value) in &config.kubelet.flags {
+        match REMOVED_FLAGS.iter().find(|(removed, since)| removed == flag && version.at_least(*since)) {
+            Some((_, since)) => notes.push(format!("kubelet flag --{flag} left out: Kubernetes 1.{since} removed it")),
+            None => _ = set(flag, value.clone()),
+        }
+    }
+    Ok(flags.iter().map(|(name, value)| format!("--{name}={}", value.as_str().unwrap_or_default())).collect())
+}
+
+/// The node's name: the configured one, else the host's in lower case, as kubelet itself does.
+///
+/// # Errors
+/// When the host name is no node name.
+pub fn node_name(config: &NodeConfig, facts: &Facts) -> Result<NodeName, Failure> {
+    if let Some(name) = &config.node_name {
+        return Ok(name.clone());
+    }
+    NodeName::try_from(facts.host_name.to_lowercase().as_str()).map_err(|error| {
+        Failure::new(
+            Reason::ConfigInvalid,
+            "plan",
+            format!("host name \"{}\" cannot name the node: want {error}", facts.host_name.escape_debug()),
+        )
+    })
+}
+
+/// The address from which the default route leaves. With none, the only address that IMDS knows; which of several NICs is the
+/// primary one IMDS does not say.
+fn node_address(facts: &Facts) -> Option<IpAddr> {
+    let of_instance = || {
+        let interfaces = &facts.instance.as_ref()?.interfaces;
+        (interfaces.len() == 1).then(|| interfaces.values().next()?.first().copied())?
+    };
+    facts.primary_address.or_else(of_instance)
+}
+
+fn labels(config: &NodeConfig) -> String {
+    let mut labels = cni::labels(config.cni)
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect::<std::collections::BTreeMap<_, _>>();
+    labels.extend(config.labels.iter().map(|(key, value)| (key.as_str().to_owned(), value.as_str().to_owned())));
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+fn unit(os: &Distribution) -> String {
+    format!(
+        "# Written by nap-agent; drop-ins beside it are kept.\n\
+         [Unit]\n\
+         Description=Kubernetes node agent (kubelet)\n\
+         Documentation=https://kubernetes.io/docs/reference/command-line-tools-reference/kubelet/\n\
+         After=containerd.service\n\
+         Wants=containerd.service\n\
+         ConditionPathExists={kubelet}\n\
+         StartLimitIntervalSec=0\n\
+         \n\
+         [Service]\n\
+         Type=notify\n\
+         TimeoutStartSec=infinity\n\
+         EnvironmentFile={ENVIRONMENT}\n\
+         ExecStart={kubelet} --config={CONFIG} --node-labels=${{KUBELET_NODE_LABELS}} $KUBELET_FLAGS\n\
+         Restart=always\n\
+         RestartSec=2\n\
+         SuccessExitStatus=143\n\
+         Delegate=yes\n\
+         KillMode=process\n",
+        kubelet = os.kubelet
+    )
+}
+
+/// The port of kubelet's health endpoint, as its configuration says.
+pub fn healthz_port(config: &NodeConfig) -> u16 {
+    let given = config.kubelet.config.get("healthzPort").and_then(Value::as_u64);
+    given.and_then(|port| u16::try_from(port).ok()).unwrap_or(HEALTHZ_PORT)
+}

@@ -1,0 +1,179 @@
+//! Golden plans: one readable file a scenario below `tests/golden`, updated with `make bless`.
+
+use std::fmt::Write as _;
+
+use super::*;
+use crate::config::decode;
+
+/// A scenario: `NAME.config` (a wire document) and `facts.json` below `agent/model/testdata`.
+const SCENARIOS: &[(&str, &str, &str)] = &[
+    (
+        "overlay-1.34-ubuntu-2404",
+        include_str!("../../testdata/overlay.yaml"),
+        include_str!("../../testdata/ubuntu-2404.json"),
+    ),
+    (
+        "cilium-1.36-azurelinux-3",
+        include_str!("../../testdata/cilium.yaml"),
+        include_str!("../../testdata/azurelinux-3.json"),
+    ),
+    (
+        "node-subnet-1.30-ubuntu-2204",
+        include_str!("../../testdata/node-subnet.json"),
+        include_str!("../../testdata/ubuntu-2204.json"),
+    ),
+    ("none-1.36-debian-13", include_str!("../../testdata/none.yaml"), include_str!("../../testdata/debian-13.json")),
+    (
+        "joined-1.36-debian-13",
+        include_str!("../../testdata/none.yaml"),
+        include_str!("../../testdata/debian-13-joined.json"),
+    ),
+];
+
+fn scenario_plan(config: &str, facts: &str) -> Plan {
+    let decoded = decode(config.as_bytes()).unwrap();
+    assert_eq!(decoded.findings.problems, []);
+    plan(&decoded.config.unwrap(), &serde_json::from_str(facts).unwrap()).unwrap()
+}
+
+/// The plan as a person reviews it.
+fn golden(plan: &Plan) -> String {
+    let mut text = String::new();
+    for note in &plan.notes {
+        writeln!(text, "note: {note}").unwrap();
+    }
+    for stage in &plan.stages {
+        writeln!(text, "\n==== {}", stage.name).unwrap();
+        for step in &stage.steps {
+            let desired = if step.essential { "" } else { ", desired" };
+            writeln!(text, "\n-- {} ({:?}{desired}): {}", step.id, step.when, step.why).unwrap();
+            match &step.want {
+                Want::Directory { path, mode } => writeln!(text, "directory {path} {mode:04o}").unwrap(),
+                Want::File { path, mode, content } => {
+                    write!(text, "file {path} {mode:04o}\n{}", content.shown()).unwrap()
+                }
+                Want::Absent { path } => writeln!(text, "absent {path}").unwrap(),
+                Want::Sysctl { key, value } => writeln!(text, "sysctl {key} = {value}").unwrap(),
+                Want::Module { name } => writeln!(text, "module {name}").unwrap(),
+                Want::Unit { name, readiness, .. } => writeln!(text, "unit {name} {readiness:?}").unwrap(),
+            }
+        }
+    }
+    text
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test reads its golden files, and `make bless` writes them")]
+fn plans_are_as_reviewed() {
+    let bless = std::env::var_os("NAP_BLESS").is_some();
+    let mut different = Vec::new();
+    for (name, config, facts) in SCENARIOS {
+        let path = format!("{}/../../tests/golden/{name}.plan", env!("CARGO_MANIFEST_DIR"));
+        let new = golden(&scenario_plan(config, facts));
+        if bless {
+            std::fs::write(&path, &new).unwrap();
+        }
+        let old = std::fs::read_to_string(&path).unwrap_or_default();
+        if old != new {
+            different.push(format!("{path}:\n{}", text_diff(&old, &new)));
+        }
+    }
+    assert!(
+        different.is_empty(),
+        "plans differ from the reviewed ones (make bless updates them):\n{}",
+        different.join("\n")
+    );
+}
+
+fn plans() -> impl Iterator<Item = (&'static str, Plan)> {
+    SCENARIOS.iter().map(|(name, config, facts)| (*name, scenario_plan(config, facts)))
+}
+
+#[test]
+fn step_ids_and_targets_are_unique() {
+    for (name, plan) in plans() {
+        let mut ids: Vec<_> = plan.steps().map(|step| &step.id).collect();
+        let count = ids.len();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), count, "{name}");
+        let paths = plan.steps().filter_map(|step| match &step.want {
+            Want::Directory { path, .. } | Want::File { path, .. } | Want::Absent { path } => Some(path),
+            Want::Sysctl { .. } | Want::Module { .. } | Want::Unit { .. } => None,
+        });
+        let mut paths: Vec<_> = paths.collect();
+        let count = paths.len();
+        paths.sort();
+        paths.dedup();
+        assert_eq!(paths.len(), count, "{name}");
+    }
+}
+
+#[test]
+fn containerds_configuration_reads_back() {
+    for (name, plan) in plans() {
+        let content = file(&plan, "/etc/containerd/config.toml");
+        let table: toml::Table = content.parse().unwrap();
+        let version = table["version"].as_integer().unwrap();
+        assert_eq!(version, if name.contains("azurelinux") { 3 } else { 2 }, "{name}");
+    }
+}
+
+fn file<'p>(plan: &'p Plan, wanted: &str) -> &'p str {
+    let found = plan.steps().find_map(|step| match &step.want {
+        Want::File { path, content, .. } if path.as_str() == wanted => Some(content.reveal()),
+        _ => None,
+    });
+    found.unwrap_or_else(|| panic!("no {wanted}"))
+}
+
+#[test]
+fn every_file_with_a_secret_is_for_root_alone() {
+    for (name, plan) in plans() {
+        for step in plan.steps() {
+            if let Want::File { mode, content, path } = &step.want {
+                let holds_token =
+                    content.reveal().contains("0123456789abcdef") || content.reveal().contains("open-sesame");
+                assert!(!holds_token || (*mode == 0o600 && content.is_secret()), "{name} {path}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_digest_of_a_unit_follows_its_inputs_and_not_the_token() {
+    let inputs = |plan: &Plan| {
+        plan.steps().find_map(|step| match &step.want {
+            Want::Unit { name: "kubelet.service", inputs, .. } => Some(inputs.clone()),
+            _ => None,
+        })
+    };
+    let [.., (_, config, facts), (_, _, joined)] = SCENARIOS else { panic!("two scenarios at least") };
+    let first = inputs(&scenario_plan(config, facts));
+    assert_eq!(first, inputs(&scenario_plan(config, joined)), "joining must not restart kubelet");
+    assert_ne!(first, inputs(&scenario_plan(&config.replace("maxPods: 50", "maxPods: 51"), facts)));
+}
+
+#[test]
+fn removed_flags_are_left_out_with_a_note() {
+    let (_, config, facts) = SCENARIOS[0];
+    let plan = scenario_plan(config, facts);
+    assert!(!file(&plan, "/etc/default/kubelet").contains("--cloud-config"));
+    assert_eq!(plan.notes, ["kubelet flag --cloud-config left out: Kubernetes 1.34 removed it"]);
+}
+
+#[test]
+fn a_machine_that_cannot_become_the_node_is_refused() {
+    let (_, config, facts) = SCENARIOS[3];
+    let config = decode(config.as_bytes()).unwrap().config.unwrap();
+    let facts: Facts = serde_json::from_str(facts).unwrap();
+    let reason = |config: &NodeConfig, facts: &Facts| plan(config, facts).unwrap_err().reason;
+    let mut without = facts.clone();
+    without.programs.kubelet = None;
+    assert_eq!(reason(&config, &without), Reason::KubeletBinaryMissing);
+    let mut without = facts.clone();
+    without.programs.containerd = None;
+    assert_eq!(reason(&config, &without), Reason::ContainerdBinaryMissing);
+    let without = NodeConfig { bootstrap_token: None, ..config };
+    assert_eq!(reason(&without, &facts), Reason::BootstrapCredentialMissing);
+}
