@@ -1,2 +1,114 @@
-//! The nap-agent binary.
-fn main() {}
+//! nap-agent: boots one AKS node from its custom data, and stays to keep it so.
+
+mod boot;
+mod cli;
+mod context;
+mod finish;
+mod guard;
+mod http;
+mod logging;
+mod progress;
+mod show;
+mod verify;
+mod wait;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use nap_host::{notify, persist};
+use nap_model::report::Failure;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info};
+
+use cli::{Cli, Command};
+use context::Context;
+use logging::Tail;
+use progress::Progress;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let tail = logging::start(if cli.command.is_long_lived() { "info" } else { "warn" });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(cli, &tail)));
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => match error.downcast_ref::<Failure>() {
+            Some(failure) => {
+                error!(reason = %failure.reason, step = failure.step, error = failure.message, "failed");
+                for seen in &failure.evidence {
+                    error!("seen: {seen}");
+                }
+                error!("do: {}", failure.reason.row().hint);
+                ExitCode::from(failure.reason.exit_code())
+            }
+            None => {
+                error!("{error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
+    let context = Context::new(cli.common)?;
+    let mut out = std::io::stdout().lock();
+    match cli.command {
+        Command::Decode => show::decode(&context, &mut out).await,
+        Command::Plan { dry_run: false } => {
+            show::plan(&boot::planned(&context).await?, context.output, &mut out)?;
+            Ok(0)
+        }
+        Command::Plan { dry_run: true } | Command::Boot { dry_run: true } => {
+            let plan = boot::planned(&context).await?;
+            show::dry_run(&context, &plan, &mut out).await?;
+            Ok(0)
+        }
+        Command::Boot { dry_run: false } => boot_and_report(&context, tail).await,
+        Command::Guard { interval, listen } => guard_until_told(&context, interval, listen).await,
+        Command::Status => show::status(&context, &mut out).await,
+        Command::Wait { timeout } => wait::wait(&context, timeout, &mut out).await,
+        Command::Reasons => {
+            show::reasons(context.output, &mut out)?;
+            Ok(0)
+        }
+        Command::Schema => {
+            writeln!(out, "{:#}", nap_model::config::json_schema())?;
+            Ok(0)
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "nap-agent", &mut out);
+            Ok(0)
+        }
+        Command::Man => {
+            clap_mangen::Man::new(Cli::command()).render(&mut out)?;
+            Ok(0)
+        }
+    }
+}
+
+async fn boot_and_report(context: &Context, tail: &Tail) -> anyhow::Result<u8> {
+    let progress = Progress::new();
+    persist::clear_report(&context.root)?;
+    let outcome = boot::boot(context, &progress).await;
+    Ok(finish::finish(&context.root, &progress, tail, outcome).await)
+}
+
+async fn guard_until_told(
+    context: &Context,
+    interval: std::time::Duration,
+    listen: std::net::SocketAddr,
+) -> anyhow::Result<u8> {
+    let health = http::Health::new(interval);
+    http::serve(listen, health.clone())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        // Dropped at a signal: a step that was under way is finished by the next run, like after a crash.
+        never = guard::guard(context, interval, &health) => match never {},
+        _ = terminate.recv() => info!("told to stop"),
+        _ = interrupt.recv() => info!("interrupted"),
+    }
+    notify::stopping();
+    Ok(0)
+}

@@ -1,1 +1,35 @@
-//! Being written.
+//! Touches the machine: files below a root, kernel settings, units, programs, IMDS, the API server.
+//!
+//! The only crate with effects. What to do is decided in `nap-model`; here it is done, one kind of thing a file.
+
+pub mod api;
+pub mod checkpoint;
+pub mod cmd;
+pub mod executor;
+pub mod imds;
+pub mod journal;
+mod kernel;
+pub mod logs;
+pub mod media;
+pub mod notify;
+pub mod observe;
+pub mod persist;
+pub mod root;
+pub mod sources;
+pub mod units;
+pub mod wait;
+
+/// The error and everything beneath it, joined by `: `, as logs and reports show it.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        // Some libraries repeat their cause in their own message.
+        if !text.ends_with(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text
+}

@@ -1,0 +1,229 @@
+//! The boot: fetch, parse, plan, apply, verify, report. One straight line.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nap_host::executor::{ApplyError, Executor, StepError};
+use nap_host::journal::Journal;
+use nap_host::sources::{self, Found};
+use nap_host::units::UnitError;
+use nap_host::{api, chain, logs, observe, persist};
+use nap_model::config::NodeConfig;
+use nap_model::facts::Facts;
+use nap_model::plan::{Plan, Stage, plan};
+use nap_model::report::{Failure, Reason};
+use tracing::{info, warn};
+
+use crate::context::{Context, config_of};
+use crate::progress::Progress;
+use crate::verify;
+
+/// Lines of a unit's journal that go into the evidence.
+const EVIDENCE_LINES: usize = 8;
+
+/// A boot that got as far as a registered node.
+pub(crate) struct Booted {
+    pub(crate) changed: usize,
+    pub(crate) in_sync: usize,
+    pub(crate) degraded: usize,
+}
+
+/// Makes this machine the wanted node.
+pub(crate) async fn boot(context: &Context, progress: &Progress) -> Result<Booted, Failure> {
+    let found = fetch(context, progress).await?;
+    let config = config_of(&found)?;
+    progress.hide(config.bootstrap_token.as_ref());
+    let budget = config.boot.budget.saturating_sub(progress.elapsed());
+    match tokio::time::timeout(budget, with_config(context, progress, &found, config)).await {
+        Ok(result) => result,
+        Err(_) => {
+            let message = format!("the boot did not end within {} s", config.boot.budget.as_secs());
+            Err(Failure::new(Reason::BootDeadlineExceeded, progress.current(), message))
+        }
+    }
+}
+
+async fn fetch(context: &Context, progress: &Progress) -> Result<Found, Failure> {
+    progress.enter("fetch");
+    let found = context.find(sources::IMDS_LIMIT).await;
+    match found {
+        // The control plane may know better than the disc: then the disc is the problem.
+        Err(failure) if failure.reason == Reason::CustomDataMissing => {
+            let instance = context.imds.instance(Duration::from_secs(5)).await;
+            let has = instance.is_ok_and(|instance| instance.has_custom_data);
+            Err(if has {
+                failure.seen("IMDS says that the control plane has a custom data for this VM")
+            } else {
+                failure
+            })
+        }
+        other => other,
+    }
+}
+
+async fn with_config(
+    context: &Context,
+    progress: &Progress,
+    found: &Found,
+    config: &NodeConfig,
+) -> Result<Booted, Failure> {
+    progress.enter("observe");
+    let mut facts = context.observe().await?;
+    context.add_instance(&mut facts, config).await;
+
+    progress.enter("plan");
+    let plan = plan(config, &facts)?;
+    for note in &plan.notes {
+        warn!("{note}");
+    }
+
+    let journal =
+        Journal::open(&context.root, &facts.boot_id, "boot").map_err(|error| step_failed("journal", &error))?;
+    persist::write_facts(&context.root, &facts).map_err(|error| step_failed("facts", &error))?;
+    let executor = Executor::new(Arc::clone(&context.root), Arc::new(journal), config.boot.unit_start);
+    let mut run = Run { context, progress, config, facts, executor, changed: 0, in_sync: 0, degraded: 0 };
+    run.apply_all(&plan).await?;
+    run.verify().await?;
+    run.forget_token(found).await?;
+    Ok(Booted { changed: run.changed, in_sync: run.in_sync, degraded: run.degraded })
+}
+
+struct Run<'a> {
+    context: &'a Context,
+    progress: &'a Progress,
+    config: &'a NodeConfig,
+    facts: Facts,
+    executor: Executor,
+    changed: usize,
+    in_sync: usize,
+    degraded: usize,
+}
+
+impl Run<'_> {
+    /// All stages in order; the API server is looked at while containerd starts, and must be good before kubelet does.
+    async fn apply_all(&mut self, plan: &Plan) -> Result<(), Failure> {
+        for stage in &plan.stages {
+            self.progress.enter(stage.name);
+            if stage.name == "containerd" {
+                let (containerd, api_server) = tokio::join!(self.containerd(stage), self.api_server());
+                let applied = containerd?;
+                api_server?;
+                self.count(applied);
+            } else {
+                let applied = self.apply(stage).await?;
+                self.count(applied);
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, stage: &Stage) -> Result<nap_host::executor::Applied, Failure> {
+        self.executor.apply(stage).await.map_err(|error| self.apply_failed(&error))
+    }
+
+    async fn containerd(&self, stage: &Stage) -> Result<nap_host::executor::Applied, Failure> {
+        let applied = self.apply(stage).await?;
+        verify::containerd(&self.context.root).await.map_err(|message| {
+            self.with_journal(
+                Failure::new(Reason::ContainerdUnhealthy, "containerd.running", message),
+                "containerd.service",
+            )
+        })?;
+        Ok(applied)
+    }
+
+    /// A node that has joined starts kubelet even while the API server is away: its pods must come up.
+    async fn api_server(&self) -> Result<(), Failure> {
+        if self.facts.has_joined() {
+            return Ok(());
+        }
+        let checked =
+            api::check(&self.config.cluster, self.config.bootstrap_token.as_ref(), self.config.boot.api_server).await;
+        checked.map_err(|error| {
+            let limit = self.config.boot.api_server.as_secs();
+            Failure::new(error.reason(), "verify.api-server", chain(&error))
+                .seen(format!("tried for up to {limit} s against {}", self.config.cluster.api_server))
+        })
+    }
+
+    async fn verify(&mut self) -> Result<(), Failure> {
+        self.progress.enter("verify");
+        let verified = verify::registered(&self.context.root, self.config, &self.facts).await;
+        verified.map_err(|failure| self.with_journal(failure, "kubelet.service"))
+    }
+
+    /// The token has done its work: plan again with the certificate as a fact, and the file goes.
+    async fn forget_token(&mut self, found: &Found) -> Result<(), Failure> {
+        self.facts.client_certificate = observe::client_certificate(&self.context.root)
+            .map_err(|error| step_failed("kubelet.bootstrap-kubeconfig", &error))?;
+        let plan = plan(self.config, &self.facts)?;
+        for stage in plan.stages.iter().filter(|stage| stage.name == "files") {
+            let changes =
+                stage.steps.iter().filter(|step| step.id == "kubelet.bootstrap-kubeconfig").cloned().collect();
+            let applied = self.apply(&Stage { name: stage.name, steps: changes }).await?;
+            self.changed += applied.changed.len();
+        }
+        let written = persist::write_copy(&self.context.root, &self.facts.dmi, &found.decoded.without_token());
+        written
+            .and_then(|()| persist::write_facts(&self.context.root, &self.facts))
+            .map_err(|error| step_failed("copy", &error))
+    }
+
+    fn count(&mut self, applied: nap_host::executor::Applied) {
+        self.changed += applied.changed.len();
+        self.in_sync += applied.in_sync.len();
+        self.degraded += applied.degraded.len();
+        info!(
+            changed = applied.changed.len(),
+            in_sync = applied.in_sync.len(),
+            took_ms = self.progress.stage_ms(),
+            "stage done"
+        );
+    }
+
+    fn apply_failed(&self, error: &ApplyError) -> Failure {
+        let reason = match (&error.source, error.step.as_str()) {
+            (StepError::Unit(UnitError::Connect { .. }), _) => Reason::SystemdUnreachable,
+            (_, "containerd.running") => Reason::ContainerdUnhealthy,
+            (_, "kubelet.running") => Reason::KubeletStartFailed,
+            (
+                StepError::File(_)
+                | StepError::Unit(_)
+                | StepError::Cmd(_)
+                | StepError::NotTrue(_)
+                | StepError::NoSuchSysctl(_),
+                _,
+            ) => Reason::StepFailed,
+        };
+        let failure = Failure::new(reason, error.step.clone(), chain(&error.source));
+        match reason {
+            Reason::ContainerdUnhealthy => self.with_journal(failure, "containerd.service"),
+            Reason::KubeletStartFailed => self.with_journal(failure, "kubelet.service"),
+            _ => failure,
+        }
+    }
+
+    fn with_journal(&self, failure: Failure, unit: &str) -> Failure {
+        if !self.context.root.is_machine() {
+            return failure;
+        }
+        let lines = logs::last_lines(unit, &self.facts.boot_id, EVIDENCE_LINES);
+        lines.into_iter().fold(failure, |failure, line| failure.seen(format!("{unit}: {line}")))
+    }
+}
+
+fn step_failed(step: &str, error: &dyn std::error::Error) -> Failure {
+    Failure::new(Reason::StepFailed, step, chain(error))
+}
+
+/// What the boot would change, for `plan --dry-run` and `boot --dry-run`.
+pub(crate) async fn planned(context: &Context) -> Result<Plan, Failure> {
+    let started = Instant::now();
+    let found = context.find(sources::IMDS_LIMIT).await?;
+    let config = config_of(&found)?;
+    let mut facts = context.observe().await?;
+    context.add_instance(&mut facts, config).await;
+    let plan = plan(config, &facts)?;
+    info!(took_ms = started.elapsed().as_millis(), steps = plan.steps().count(), "planned");
+    Ok(plan)
+}

@@ -1,0 +1,147 @@
+//! The command line: one definition for parsing, help, completions and the manual page.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nap_host::imds;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    it worked; for `status`: booted and nothing has drifted
+  1    `status`: not booted, or something has drifted; any other error that has no code of its own
+  2    wrong usage
+  4    a unit or another step failed (StepFailed, ContainerdUnhealthy, SystemdUnreachable)
+  28   no containerd in the image
+  34   kubelet did not start, stay healthy, get its certificate or register
+  51   the API server cannot be reached or trusted, rejects the token, or the clock is wrong
+  52   the API server's name does not resolve
+  121  no kubelet in the image
+  124  out of time: the whole boot's budget, or `wait --timeout`
+  234  IMDS was needed and did not answer
+  240  no configuration, or a bad one
+These are AgentBaker's codes for the same classes of failure; `nap-agent reasons` lists every reason with its code.";
+
+/// Boots and repairs one AKS node that Karpenter (Node Auto Provisioning) created.
+#[derive(Debug, Parser)]
+#[command(name = "nap-agent", version, after_long_help = EXIT_CODES, after_help = "Exit codes are listed by --help.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of all commands.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Directory that stands for / : every file, /proc and /sys too, is below it
+    #[arg(long, global = true, value_name = "DIR", default_value = "/")]
+    pub(crate) root: PathBuf,
+    /// Read the custom data from this file instead of looking for it
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) custom_data: Option<PathBuf>,
+    /// Base URL of the instance metadata service
+    #[arg(long, global = true, value_name = "URL", default_value = imds::DEFAULT_URL)]
+    pub(crate) imds: String,
+    /// Read the facts (JSON) from this file instead of observing the machine
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) facts: Option<PathBuf>,
+    /// For people or for programs
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show the configuration in the custom data, secrets masked, with every mistake in it
+    Decode,
+    /// Show the steps that lead to the wanted node
+    Plan {
+        /// Show only what differs from this machine; touch nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Make this machine the wanted node; succeeds when the node has registered
+    Boot {
+        /// Show what would change; touch nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Stay, put back what drifts, and answer /livez
+    Guard {
+        /// Seconds between two looks at the machine
+        #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+        interval: Duration,
+        /// Address of the health endpoint
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:20266")]
+        listen: std::net::SocketAddr,
+    },
+    /// Show how the last boot went and what has drifted since
+    Status,
+    /// Wait until the boot has ended, print its report, exit with its code (aks-node-controller's provision-wait)
+    Wait {
+        /// Give up after this many seconds
+        #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = seconds)]
+        timeout: Duration,
+    },
+    /// List every reason for which a boot can fail: exit code, time limit, meaning, what to do
+    Reasons,
+    /// Print the JSON Schema of the NodeBootstrap format
+    Schema,
+    /// Print a completion script
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+impl Command {
+    /// Whether its log is what people want to see; the others print a result.
+    pub(crate) fn is_long_lived(&self) -> bool {
+        matches!(self, Command::Boot { dry_run: false } | Command::Guard { .. })
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "want a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|limit| !limit.is_zero())
+        .ok_or_else(|| "want more than 0 seconds".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_exit_code_of_a_reason_is_in_the_help() {
+        for row in nap_model::report::REASONS {
+            assert!(
+                EXIT_CODES.lines().any(|line| line.trim_start().starts_with(&format!("{} ", row.exit_code))),
+                "{:?}",
+                row.reason
+            );
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What all commands need: the root, the sources, the facts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nap_host::imds::Imds;
+use nap_host::root::Root;
+use nap_host::sources::{self, Found};
+use nap_host::{chain, observe, persist};
+use nap_model::config::NodeConfig;
+use nap_model::facts::{Dmi, Facts, Instance};
+use nap_model::report::{Failure, Reason};
+use tracing::{info, warn};
+
+use crate::cli::{Common, Output};
+
+/// How long a boot waits for IMDS when it can do without.
+const IMDS_GRACE: Duration = Duration::from_secs(2);
+
+/// What the flags of all commands mean.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) root: Arc<Root>,
+    pub(crate) imds: Arc<Imds>,
+    pub(crate) output: Output,
+    common: Common,
+}
+
+impl Context {
+    pub(crate) fn new(common: Common) -> anyhow::Result<Self> {
+        let root = Root::open(&common.root)?;
+        let imds = Imds::new(&common.imds)?;
+        Ok(Self { root: Arc::new(root), imds: Arc::new(imds), output: common.output, common })
+    }
+
+    /// Finds the configuration in the sources.
+    pub(crate) async fn find(&self, limit: Duration) -> Result<Found, Failure> {
+        let dmi = self.dmi()?;
+        let found = sources::find(&self.root, self.common.custom_data.as_deref(), &dmi, &self.imds, limit).await?;
+        info!(source = ?found.source, format = %found.decoded.document.format, "custom data found");
+        Ok(found)
+    }
+
+    pub(crate) fn dmi(&self) -> Result<Dmi, Failure> {
+        observe::dmi(&self.root).map_err(|error| Failure::new(Reason::StepFailed, "observe", chain(&error)))
+    }
+
+    /// The facts, without IMDS'.
+    pub(crate) async fn observe(&self) -> Result<Facts, Failure> {
+        let observed = match &self.common.facts {
+            Some(path) => read_facts(path).map_err(|error| format!("{error:#}")),
+            None => observe::observe(&self.root).await.map_err(|error| chain(&error)),
+        };
+        observed.map_err(|message| Failure::new(Reason::StepFailed, "observe", message))
+    }
+
+    /// Adds what IMDS knows of this VM, unless the facts came from a file or IMDS is late.
+    pub(crate) async fn add_instance(&self, facts: &mut Facts, config: &NodeConfig) {
+        if self.common.facts.is_some() {
+            return;
+        }
+        // Both have a fallback: the address from the routes, the id from subscription, group and name.
+        let can_do_without = facts.primary_address.is_some()
+            && (config.provider_id.is_some() || !config.cloud.subscription_id.is_empty());
+        let limit = if can_do_without { IMDS_GRACE } else { sources::IMDS_LIMIT };
+        facts.instance = match self.imds.instance(limit).await {
+            Ok(instance) if !facts.dmi.is_vm(&instance.vm_id) => {
+                warn!(
+                    vm_id = instance.vm_id,
+                    dmi = facts.dmi.vm_id(),
+                    "IMDS describes another VM; its answer is not used"
+                );
+                self.remembered_instance(facts)
+            }
+            Ok(instance) => Some(instance),
+            Err(error) => {
+                warn!(error = chain(&error), "going on without IMDS");
+                self.remembered_instance(facts)
+            }
+        };
+    }
+
+    /// What IMDS said at an earlier boot of this VM, so that kubelet's flags stay the same while IMDS is away.
+    fn remembered_instance(&self, facts: &Facts) -> Option<Instance> {
+        let old = persist::read_facts(&self.root).ok().flatten()?;
+        old.instance.filter(|_| old.dmi == facts.dmi)
+    }
+}
+
+fn read_facts(path: &std::path::Path) -> anyhow::Result<Facts> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{} holds no facts", path.display()))
+}
+
+/// The configuration, or a failure with every mistake in it.
+pub(crate) fn config_of(found: &Found) -> Result<&NodeConfig, Failure> {
+    for warning in &found.decoded.findings.warnings {
+        warn!(field = warning.path, "{}", warning.message);
+    }
+    found.decoded.config.as_ref().ok_or_else(|| {
+        let problems = &found.decoded.findings.problems;
+        let message = format!("{} mistakes in the {}", problems.len(), found.decoded.document.format);
+        problems.iter().fold(Failure::new(Reason::ConfigInvalid, "parse", message), |failure, problem| {
+            failure.seen(problem.to_string())
+        })
+    })
+}

@@ -1,0 +1,156 @@
+//! What the commands print, for people and for programs.
+
+use std::io::{self, Write};
+
+use nap_host::executor::{Comparison, compare};
+use nap_host::sources::{self, Found};
+use nap_host::{chain, journal, observe, persist};
+use nap_model::plan::{Plan, Want};
+use nap_model::report::{Failure, REASONS, Reason};
+use serde_json::json;
+
+use crate::cli::Output;
+use crate::context::{Context, config_of};
+
+/// `decode`: the document with every mistake in it.
+pub(crate) async fn decode(context: &Context, out: &mut impl Write) -> anyhow::Result<u8> {
+    let found = context.find(sources::IMDS_LIMIT).await?;
+    let shown = found.decoded.shown();
+    match context.output {
+        Output::Json => {
+            let all = json!({"source": found.source, "tried": found.tried, "decoded": shown});
+            writeln!(out, "{all:#}")?;
+        }
+        Output::Text => {
+            let carriers: Vec<String> = shown.carriers.iter().map(ToString::to_string).collect();
+            let within = if carriers.is_empty() { "nothing".to_owned() } else { carriers.join(" > ") };
+            writeln!(out, "source:   {:?}\nformat:   {}\ncarriers: {within}\n", found.source, shown.format)?;
+            writeln!(out, "{:#}\n", shown.document)?;
+            write_findings(&found, out)?;
+        }
+    }
+    Ok(if found.decoded.config.is_some() { 0 } else { Reason::ConfigInvalid.exit_code() })
+}
+
+fn write_findings(found: &Found, out: &mut impl Write) -> io::Result<()> {
+    let findings = &found.decoded.findings;
+    for problem in &findings.problems {
+        writeln!(out, "problem: {problem}")?;
+    }
+    for warning in &findings.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    writeln!(out, "{} problems, {} warnings", findings.problems.len(), findings.warnings.len())
+}
+
+/// `plan`: every step, whether or not it is already true.
+pub(crate) fn plan(plan: &Plan, output: Output, out: &mut impl Write) -> anyhow::Result<()> {
+    if output == Output::Json {
+        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(plan)?)?);
+    }
+    for stage in &plan.stages {
+        writeln!(out, "{}", stage.name)?;
+        for step in &stage.steps {
+            writeln!(out, "  {:<34} {}", step.id, target(&step.want))?;
+        }
+    }
+    for note in &plan.notes {
+        writeln!(out, "note: {note}")?;
+    }
+    Ok(())
+}
+
+fn target(want: &Want) -> String {
+    match want {
+        Want::Directory { path, mode } => format!("directory {path} {mode:04o}"),
+        Want::File { path, mode, content } => format!("file {path} {mode:04o}, {} bytes", content.reveal().len()),
+        Want::Absent { path } => format!("no {path}"),
+        Want::Sysctl { key, value } => format!("{key} = {value}"),
+        Want::Module { name } => format!("module {name}"),
+        Want::Unit { name, readiness, .. } => format!("{name} {readiness:?}"),
+    }
+}
+
+/// `plan --dry-run`: what a boot would change here.
+pub(crate) async fn dry_run(context: &Context, plan: &Plan, out: &mut impl Write) -> anyhow::Result<()> {
+    let comparison = compare(&context.root, plan).await;
+    match context.output {
+        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&comparison)?)?,
+        Output::Text => write_comparison(&comparison, out)?,
+    }
+    Ok(())
+}
+
+fn write_comparison(comparison: &Comparison, out: &mut impl Write) -> io::Result<()> {
+    comparison.differences.iter().try_for_each(|difference| write!(out, "{difference}"))?;
+    comparison.unknown.iter().try_for_each(|(step, why)| writeln!(out, "? {step}: {why}"))?;
+    match comparison.differences.len() {
+        0 => writeln!(out, "nothing would change"),
+        count => writeln!(out, "{count} steps would change; nothing was touched"),
+    }
+}
+
+/// `status`: the last boot, and what has drifted since.
+pub(crate) async fn status(context: &Context, out: &mut impl Write) -> anyhow::Result<u8> {
+    let root = &context.root;
+    let report = persist::read_report(root)?;
+    let boot_id = observe::boot_id(root)?;
+    let drifted = drift(context).await;
+    let booted = report.as_ref().is_some_and(|report| report.exit_code == "0" && report.boot_id == boot_id);
+    let lines = journal::read(root)?;
+    let last: Vec<_> = lines.iter().rev().filter(|line| line.event != journal::Event::InSync).take(5).collect();
+    if context.output == Output::Json {
+        let drifted = drifted.as_ref().map_err(ToString::to_string);
+        let (drifted, error) = (drifted.as_ref().ok(), drifted.as_ref().err());
+        writeln!(
+            out,
+            "{:#}",
+            json!({"booted": booted, "report": report, "drifted": drifted, "error": error, "journal": last})
+        )?;
+        return Ok(u8::from(!booted || drifted.is_none_or(|drifted| !drifted.is_empty())));
+    }
+    match &report {
+        None => writeln!(out, "boot:    never ended")?,
+        Some(report) if report.boot_id != boot_id => writeln!(out, "boot:    not ended since the machine started")?,
+        Some(report) if booted => writeln!(out, "boot:    registered after {} s", report.exec_duration)?,
+        Some(report) => writeln!(out, "boot:    failed, exit code {}\n{}", report.exit_code, report.error)?,
+    }
+    match &drifted {
+        Ok(drifted) if drifted.is_empty() => writeln!(out, "drift:   none")?,
+        Ok(drifted) => drifted
+            .iter()
+            .try_for_each(|difference| writeln!(out, "drift:   {}: {}", difference.step, difference.summary))?,
+        Err(failure) => writeln!(out, "drift:   cannot tell: {failure}")?,
+    }
+    for line in last.iter().rev() {
+        writeln!(out, "journal: {} {} {} {:?} {}", line.at, line.run, line.step, line.event, line.detail)?;
+    }
+    Ok(u8::from(!booted || drifted.is_ok_and(|drifted| !drifted.is_empty())))
+}
+
+async fn drift(context: &Context) -> Result<Vec<nap_host::executor::Difference>, Failure> {
+    let root = &context.root;
+    let found = context.find(std::time::Duration::from_secs(5)).await?;
+    let failed = |message: String| Failure::new(Reason::StepFailed, "status", message);
+    let facts = persist::read_facts(root).map_err(|error| failed(chain(&error)))?;
+    let mut facts = facts.ok_or_else(|| failed("no boot has observed this machine yet".to_owned()))?;
+    facts.observed_at = jiff::Timestamp::now();
+    facts.client_certificate = observe::client_certificate(root).map_err(|error| failed(chain(&error)))?;
+    let plan = nap_model::plan::plan(config_of(&found)?, &facts)?;
+    Ok(compare(root, &plan).await.differences)
+}
+
+/// `reasons`: the table.
+pub(crate) fn reasons(output: Output, out: &mut impl Write) -> anyhow::Result<()> {
+    if output == Output::Json {
+        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(REASONS)?)?);
+    }
+    for row in REASONS {
+        writeln!(
+            out,
+            "{} (exit code {}, within {})\n    {}\n    {}",
+            row.reason, row.exit_code, row.within, row.meaning, row.hint
+        )?;
+    }
+    Ok(())
+}

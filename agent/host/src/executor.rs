@@ -1,0 +1,329 @@
+//! Makes a plan true.
+//!
+//! For each step: check; in sync, next; note the attempt in the journal; change; check again. A stage's steps run at once,
+//! its attempts are synced to the disk together before the first change. Nothing is believed that was not checked, and no
+//! marker file lets a step be skipped.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nap_model::plan::{AbsPath, Digest, Plan, Readiness, Stage, Step, Want, text_diff};
+use serde::Serialize;
+use thiserror::Error;
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use crate::cmd::CmdError;
+use crate::journal::{Event, Journal};
+use crate::root::{Entry, FileError, Kind, Root};
+use crate::units::{UnitError, Units};
+use crate::{chain, checkpoint, kernel};
+
+/// Directory of stamps: which inputs a running unit was started with. In `/run`, so a reboot forgets them with the units.
+const STAMPS: &str = "/run/nap-agent/stamps";
+
+/// Why a step is not in its state.
+#[derive(Debug, Error)]
+pub enum StepError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// systemd did not do it.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+    /// A program did not do it.
+    #[error(transparent)]
+    Cmd(#[from] CmdError),
+    /// The change succeeded and the check afterwards says it is not true.
+    #[error("changed without an error, and still {0}")]
+    NotTrue(String),
+    /// The kernel does not have the key.
+    #[error("this kernel has no sysctl {0}")]
+    NoSuchSysctl(String),
+}
+
+/// How a step differs from the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Difference {
+    /// The step.
+    pub step: String,
+    /// In one line.
+    pub summary: String,
+    /// Line by line, where there are lines; a secret's content is never in it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "~ {}: {}", self.step, self.summary)?;
+        self.detail.lines().try_for_each(|line| writeln!(f, "    {line}"))
+    }
+}
+
+/// What became of a stage.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Steps that were already as wanted.
+    pub in_sync: Vec<String>,
+    /// Steps that were changed.
+    pub changed: Vec<String>,
+    /// Steps that failed and that the node can come up without: id and reason.
+    pub degraded: Vec<(String, String)>,
+}
+
+/// An essential step that failed.
+#[derive(Debug, Error)]
+#[error("step {step} failed")]
+pub struct ApplyError {
+    /// The step.
+    pub step: String,
+    /// Why.
+    #[source]
+    pub source: StepError,
+}
+
+/// Makes plans true on one machine.
+#[derive(Debug, Clone)]
+pub struct Executor {
+    root: Arc<Root>,
+    journal: Arc<Journal>,
+    unit_limit: Duration,
+}
+
+impl Executor {
+    /// An executor that gives each unit `unit_limit` to come up.
+    pub fn new(root: Arc<Root>, journal: Arc<Journal>, unit_limit: Duration) -> Self {
+        Self { root, journal, unit_limit }
+    }
+
+    /// Makes one stage true.
+    ///
+    /// # Errors
+    /// The first essential step that failed, after all steps of the stage have ended.
+    pub async fn apply(&self, stage: &Stage) -> Result<Applied, ApplyError> {
+        let mut applied = Applied::default();
+        let mut attempts = Vec::new();
+        let mut log = Vec::new();
+        for (step, check) in check_all(&self.root, &stage.steps).await {
+            match check {
+                Ok(None) => {
+                    debug!(step = step.id, "in sync");
+                    log.push((step.id.clone(), Event::InSync, String::new()));
+                    applied.in_sync.push(step.id.clone());
+                }
+                Ok(Some(difference)) => {
+                    log.push((step.id.clone(), Event::Attempt, difference.summary));
+                    attempts.push(step);
+                }
+                Err(source) => self.failed(&step, source, &mut applied)?,
+            }
+        }
+        let sync = !attempts.is_empty();
+        self.journal
+            .write(&log, sync)
+            .map_err(|error| ApplyError { step: stage.name.to_owned(), source: error.into() })?;
+        checkpoint::pass("attempts in the journal");
+        self.change_all(attempts, &mut applied).await?;
+        Ok(applied)
+    }
+
+    async fn change_all(&self, attempts: Vec<Step>, applied: &mut Applied) -> Result<(), ApplyError> {
+        let mut running = JoinSet::new();
+        for step in attempts {
+            let executor = self.clone();
+            running.spawn(async move {
+                let result = executor.change_and_check(&step).await;
+                (step, result)
+            });
+        }
+        let mut first_failure = Ok(());
+        while let Some(joined) = running.join_next().await {
+            let (step, result) = joined.expect("no step panics: a panic in one is a bug to be seen");
+            match result {
+                Ok(()) => {
+                    info!(step = step.id, "step changed");
+                    self.note(&step.id, Event::Changed, String::new());
+                    applied.changed.push(step.id);
+                }
+                Err(source) => first_failure = first_failure.and(self.failed(&step, source, applied)),
+            }
+        }
+        applied.changed.sort();
+        first_failure
+    }
+
+    async fn change_and_check(&self, step: &Step) -> Result<(), StepError> {
+        change(&self.root, &step.want, self.unit_limit).await?;
+        checkpoint::pass("changed");
+        match check(&self.root, step).await? {
+            None => Ok(()),
+            Some(difference) => Err(StepError::NotTrue(difference.summary)),
+        }
+    }
+
+    /// An essential step ends the boot; any other is named and left.
+    fn failed(&self, step: &Step, source: StepError, applied: &mut Applied) -> Result<(), ApplyError> {
+        let reason = chain(&source);
+        self.note(&step.id, Event::Failed, reason.clone());
+        if step.essential {
+            return Err(ApplyError { step: step.id.clone(), source });
+        }
+        warn!(step = step.id, error = reason, "step failed, going on without it");
+        applied.degraded.push((step.id.clone(), reason));
+        Ok(())
+    }
+
+    /// What was done is true whether or not it can be noted; only an attempt must be noted first.
+    fn note(&self, step: &str, event: Event, detail: String) {
+        if let Err(error) = self.journal.write(&[(step.to_owned(), event, detail)], false) {
+            warn!(step, error = chain(&error), "cannot note in the journal");
+        }
+    }
+}
+
+/// A plan beside the machine.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Comparison {
+    /// What applying the plan would change.
+    pub differences: Vec<Difference>,
+    /// Steps that cannot be checked: id and why.
+    pub unknown: Vec<(String, String)>,
+}
+
+/// Compares a plan with the machine, and touches nothing.
+pub async fn compare(root: &Arc<Root>, plan: &Plan) -> Comparison {
+    let mut comparison = Comparison::default();
+    for stage in &plan.stages {
+        for (step, check) in check_all(root, &stage.steps).await {
+            match check {
+                Ok(difference) => comparison.differences.extend(difference),
+                Err(error) => comparison.unknown.push((step.id, chain(&error))),
+            }
+        }
+    }
+    comparison
+}
+
+async fn check_all(root: &Arc<Root>, steps: &[Step]) -> Vec<(Step, Result<Option<Difference>, StepError>)> {
+    let mut checked = Vec::with_capacity(steps.len());
+    for step in steps {
+        // One after the other: a check is a few system calls, and order keeps journals readable.
+        checked.push((step.clone(), check(root, step).await));
+    }
+    checked
+}
+
+/// Compares a step with the machine.
+async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError> {
+    let differs = |summary: String, detail: String| Some(Difference { step: step.id.clone(), summary, detail });
+    let plain = |summary: Option<String>| summary.and_then(|summary| differs(summary, String::new()));
+    Ok(match &step.want {
+        Want::Directory { path, mode } => plain(directory_difference(root.target(path)?, path, *mode)),
+        Want::Absent { path } => plain(root.entry(path)?.map(|_| format!("remove {path}"))),
+        Want::File { path, mode, content } => {
+            let old = root.read(path.as_str())?;
+            let entry = root.entry(path)?;
+            match file_difference(entry, old.as_deref(), path, *mode, content.reveal()) {
+                None => None,
+                Some(summary) if content.is_secret() => differs(summary, String::new()),
+                Some(summary) => {
+                    let old = old.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+                    differs(summary, text_diff(&old, content.reveal()))
+                }
+            }
+        }
+        Want::Sysctl { key, value } => match kernel::read_sysctl(root, key)? {
+            None => return Err(StepError::NoSuchSysctl(key.clone())),
+            Some(now) => plain((now != kernel::normal(value)).then(|| format!("set {key} from {now} to {value}"))),
+        },
+        Want::Module { name } => plain((!kernel::has_module(root, name)?).then(|| format!("load {name}"))),
+        Want::Unit { name, inputs, readiness } => plain(unit_difference(root, name, inputs, *readiness).await?),
+    })
+}
+
+fn directory_difference(entry: Option<Entry>, path: &AbsPath, mode: u32) -> Option<String> {
+    match entry {
+        None => Some(format!("make directory {path} {mode:04o}")),
+        Some(entry) if entry.kind != Kind::Directory => Some(format!("{path} is no directory")),
+        Some(entry) if !entry.owned => Some(format!("give {path} to root")),
+        Some(entry) if entry.mode != mode => Some(format!("set mode of {path} from {:04o} to {mode:04o}", entry.mode)),
+        Some(_) => None,
+    }
+}
+
+fn file_difference(entry: Option<Entry>, old: Option<&[u8]>, path: &AbsPath, mode: u32, text: &str) -> Option<String> {
+    match entry {
+        None => Some(format!("write {path} {mode:04o}, {} bytes", text.len())),
+        Some(entry) if entry.kind != Kind::File => Some(format!("replace {path}, which is no regular file")),
+        Some(_) if old != Some(text.as_bytes()) => Some(format!("rewrite {path}, {} bytes", text.len())),
+        Some(entry) if entry.mode != mode => Some(format!("set mode of {path} from {:04o} to {mode:04o}", entry.mode)),
+        Some(entry) if !entry.owned => Some(format!("give {path} to root")),
+        Some(_) => None,
+    }
+}
+
+async fn unit_difference(
+    root: &Root,
+    name: &str,
+    inputs: &Digest,
+    readiness: Readiness,
+) -> Result<Option<String>, StepError> {
+    let units = match Units::connect(root).await {
+        Ok(units) => units,
+        // An image root has no systemd; what its units will need is to be started.
+        Err(UnitError::Connect { .. })
+            if !root.is_machine() && root.entry(&AbsPath::literal("/run/systemd/private"))?.is_none() =>
+        {
+            return Ok(Some(format!("start {name}")));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let status = units.status(name).await?;
+    let up = match readiness {
+        Readiness::Active => status.is_active(),
+        Readiness::Started => status.is_started(),
+    };
+    let stamp = root.read_text(&format!("{STAMPS}/{name}"))?;
+    Ok(if !up {
+        Some(format!("start {name}, which is {}", if status.load == "loaded" { &status.active } else { &status.load }))
+    } else if stamp.as_deref() != Some(inputs.as_str()) {
+        Some(format!("restart {name}: its inputs are not those it was started with"))
+    } else if status.needs_reload {
+        Some(format!("restart {name}: its unit files changed"))
+    } else {
+        None
+    })
+}
+
+async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(), StepError> {
+    match want.clone() {
+        Want::Unit { name, inputs, readiness } => {
+            let units = Units::connect(root).await?;
+            units.restart(name, readiness == Readiness::Active, unit_limit).await?;
+            checkpoint::pass("unit restarted");
+            let stamp = AbsPath::try_from(format!("{STAMPS}/{name}").as_str()).expect("unit names have no slash");
+            Ok(root.write(&stamp, inputs.as_str().as_bytes(), 0o644)?)
+        }
+        Want::Module { name } => Ok(kernel::load_module(root, name).await?),
+        Want::Directory { path, mode } => blocking(root, move |root| root.make_directory(&path, mode)).await,
+        Want::File { path, mode, content } => {
+            blocking(root, move |root| root.write(&path, content.reveal().as_bytes(), mode)).await
+        }
+        Want::Absent { path } => blocking(root, move |root| root.remove(&path)).await,
+        Want::Sysctl { key, value } => blocking(root, move |root| kernel::write_sysctl(root, &key, &value)).await,
+    }
+}
+
+/// Syncing a file blocks its thread; the steps of a stage sync at the same time.
+async fn blocking(
+    root: &Arc<Root>,
+    change: impl FnOnce(&Root) -> Result<(), FileError> + Send + 'static,
+) -> Result<(), StepError> {
+    let root = Arc::clone(root);
+    let joined = tokio::task::spawn_blocking(move || change(&root)).await;
+    Ok(joined.expect("no change panics: a panic in one is a bug to be seen")?)
+}

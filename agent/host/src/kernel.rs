@@ -1,0 +1,53 @@
+//! Kernel settings in `/proc/sys` and kernel modules.
+
+use std::io::Write;
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+
+use crate::cmd::{Cmd, CmdError};
+use crate::root::{FileError, Root};
+
+/// The file of a key: dots become slashes.
+fn sysctl_path(key: &str) -> String {
+    format!("/proc/sys/{}", key.replace('.', "/"))
+}
+
+/// A setting's value, white space inside as single blanks; nothing when the kernel does not have the key.
+pub(crate) fn read_sysctl(root: &Root, key: &str) -> Result<Option<String>, FileError> {
+    Ok(root.read_text(&sysctl_path(key))?.map(|text| normal(&text)))
+}
+
+pub(crate) fn write_sysctl(root: &Root, key: &str, value: &str) -> Result<(), FileError> {
+    let path = sysctl_path(key);
+    let mut file = root.open_for_writing(&path, OFlag::O_TRUNC)?;
+    file.write_all(format!("{value}\n").as_bytes()).map_err(|source| FileError { action: "write", path, source })
+}
+
+pub(crate) fn normal(value: &str) -> String {
+    value.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a module is loaded or built in.
+pub(crate) fn has_module(root: &Root, name: &str) -> Result<bool, FileError> {
+    if root
+        .read_text("/proc/modules")?
+        .is_some_and(|loaded| loaded.lines().any(|line| line.split(' ').next() == Some(name)))
+    {
+        return Ok(true);
+    }
+    let release = root.read_text("/proc/sys/kernel/osrelease")?.unwrap_or_default();
+    let builtin = ["/lib/modules", "/usr/lib/modules"]
+        .into_iter()
+        .find_map(|directory| root.read_text(&format!("{directory}/{release}/modules.builtin")).transpose());
+    let file_name = format!("/{}.ko", name.replace('_', "-"));
+    let listed =
+        builtin.transpose()?.is_some_and(|list| list.lines().any(|line| line.replace('_', "-").ends_with(&file_name)));
+    Ok(listed || root.names("/sys/module")?.iter().any(|loaded| loaded == name))
+}
+
+/// Loads a module. There is no library for it that knows dependencies, aliases and compression, so kmod's program is started.
+pub(crate) async fn load_module(root: &Root, name: &str) -> Result<(), CmdError> {
+    let program = root.outside("/usr/sbin/modprobe");
+    Cmd::new(program, &["--", name], Duration::from_secs(30)).output().await.map(drop)
+}

@@ -1,0 +1,143 @@
+//! Observes the machine: everything that [`Facts`] holds and that is not behind a network.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use nap_model::facts::{Certificate, Dmi, Facts, Os, Programs};
+use nap_model::kubernetes::KubernetesVersion;
+use nap_model::os::Distribution;
+use serde::Deserialize;
+use tracing::{debug, warn};
+
+use crate::chain;
+use crate::cmd::Cmd;
+use crate::root::{FileError, Root};
+
+/// What the image builder found when it baked the image. With it no program has to be started for its version.
+const IMAGE: &str = "/etc/nap-agent/image.json";
+
+const CLIENT_CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+
+/// A cold Go program of 100 MB takes seconds to print its version.
+const VERSION_LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Deserialize)]
+struct Image {
+    #[serde(default)]
+    programs: Programs,
+}
+
+/// Observes everything but IMDS.
+///
+/// # Errors
+/// When a file is there and cannot be read.
+pub async fn observe(root: &Root) -> Result<Facts, FileError> {
+    let os = os(root)?;
+    Ok(Facts {
+        observed_at: Timestamp::now(),
+        host_name: host_name(root)?,
+        boot_id: boot_id(root)?,
+        dmi: dmi(root)?,
+        programs: programs(root, &os).await?,
+        primary_address: primary_address(),
+        instance: None,
+        client_certificate: client_certificate(root)?,
+        os,
+    })
+}
+
+/// `/proc/sys/kernel/random/boot_id`.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn boot_id(root: &Root) -> Result<String, FileError> {
+    Ok(root.read_text("/proc/sys/kernel/random/boot_id")?.unwrap_or_default())
+}
+
+/// `/sys/class/dmi/id`.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn dmi(root: &Root) -> Result<Dmi, FileError> {
+    let read = |name: &str| root.read_text(&format!("/sys/class/dmi/id/{name}"));
+    Ok(Dmi {
+        product_uuid: read("product_uuid")?.unwrap_or_default().to_lowercase(),
+        chassis_asset_tag: read("chassis_asset_tag")?.unwrap_or_default(),
+        uefi: !root.names("/sys/firmware/efi")?.is_empty(),
+    })
+}
+
+/// kubelet's client certificate; nothing when there is none that can be read as one.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn client_certificate(root: &Root) -> Result<Option<Certificate>, FileError> {
+    let Some(pem) = root.read(CLIENT_CERTIFICATE)? else { return Ok(None) };
+    let blocks = x509_parser::pem::Pem::iter_from_buffer(&pem).filter_map(Result::ok);
+    let certificate =
+        blocks.into_iter().find(|block| block.label == "CERTIFICATE").and_then(|block| validity(&block.contents));
+    if certificate.is_none() {
+        warn!(path = CLIENT_CERTIFICATE, "no certificate in kubelet's client certificate file");
+    }
+    Ok(certificate)
+}
+
+fn validity(der: &[u8]) -> Option<Certificate> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    let time = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
+    Some(Certificate {
+        not_before: time(certificate.validity().not_before)?,
+        not_after: time(certificate.validity().not_after)?,
+    })
+}
+
+fn os(root: &Root) -> Result<Os, FileError> {
+    let text = match root.read_text("/etc/os-release")? {
+        Some(text) => text,
+        None => root.read_text("/usr/lib/os-release")?.unwrap_or_default(),
+    };
+    let fields: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
+    let field = |name: &str| fields.get(name).map(|value| value.trim_matches('"').to_owned()).unwrap_or_default();
+    Ok(Os { id: field("ID"), version_id: field("VERSION_ID") })
+}
+
+fn host_name(root: &Root) -> Result<String, FileError> {
+    let of_kernel = root.read_text("/proc/sys/kernel/hostname")?;
+    let of_file = || root.read_text("/etc/hostname");
+    Ok(match of_kernel.filter(|name| !name.is_empty() && name != "(none)") {
+        Some(name) => name,
+        None => of_file()?.unwrap_or_default(),
+    })
+}
+
+async fn programs(root: &Root, os: &Os) -> Result<Programs, FileError> {
+    if let Some(image) = root.read(IMAGE)?.and_then(|bytes| serde_json::from_slice::<Image>(&bytes).ok()) {
+        return Ok(image.programs);
+    }
+    let Ok(os) = Distribution::of(os) else { return Ok(Programs::default()) };
+    let (kubelet, containerd) = tokio::join!(version(root, os.kubelet), version(root, os.containerd));
+    Ok(Programs { kubelet, containerd })
+}
+
+/// Starts a program to ask for its version: the fallback for images without an inventory.
+async fn version(root: &Root, program: &str) -> Option<KubernetesVersion> {
+    match Cmd::new(root.outside(program), &["--version"], VERSION_LIMIT).output().await {
+        Ok(output) => output.split_ascii_whitespace().find_map(|word| KubernetesVersion::try_from(word).ok()),
+        Err(error) => {
+            debug!(program, error = chain(&error), "no version");
+            None
+        }
+    }
+}
+
+/// The address from which the default route leaves. Connecting a UDP socket asks the routing table and sends nothing; the
+/// destinations are documentation prefixes (RFC 5737, RFC 3849), which only a default route covers.
+fn primary_address() -> Option<IpAddr> {
+    [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")].into_iter().find_map(|(from, to)| {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    })
+}

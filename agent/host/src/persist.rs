@@ -1,0 +1,96 @@
+//! What the agent keeps of a boot for later: its configuration, and the report.
+
+use nap_model::facts::{Dmi, Facts};
+use nap_model::plan::AbsPath;
+use nap_model::report::ProvisionReport;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::root::{FileError, Root};
+
+/// Our copy of the configuration, 0600. The disc is gone at the next boot, and not every image has cloud-init.
+const COPY: &str = "/var/lib/nap-agent/config.json";
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Copy {
+    vm_id: String,
+    document: Value,
+}
+
+/// The copy of an earlier boot of this VM; nothing when it belongs to another, as in a captured image.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn read_copy(root: &Root, dmi: &Dmi) -> Result<Option<Vec<u8>>, FileError> {
+    let copy = root.read(COPY)?.and_then(|bytes| serde_json::from_slice::<Copy>(&bytes).ok());
+    Ok(copy.filter(|copy| copy.vm_id == dmi.product_uuid).map(|copy| copy.document.to_string().into_bytes()))
+}
+
+/// Keeps a copy, unless the same is there.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_copy(root: &Root, dmi: &Dmi, document: &Value) -> Result<(), FileError> {
+    let copy = Copy { vm_id: dmi.product_uuid.clone(), document: document.clone() };
+    let bytes = serde_json::to_vec(&copy).expect("JSON is JSON");
+    if root.read(COPY)?.as_ref() == Some(&bytes) {
+        return Ok(());
+    }
+    root.write(&AbsPath::literal(COPY), &bytes, 0o600)
+}
+
+/// Takes the marker of an earlier boot away, so that nobody takes its report for this one's.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn clear_report(root: &Root) -> Result<(), FileError> {
+    root.remove(&AbsPath::literal(ProvisionReport::COMPLETE))
+}
+
+/// Writes the report, then the marker that says it is there.
+///
+/// # Errors
+/// When either cannot be written.
+pub fn write_report(root: &Root, report: &ProvisionReport) -> Result<(), FileError> {
+    let json = serde_json::to_vec_pretty(report).expect("a report has only texts");
+    root.write(&AbsPath::literal(ProvisionReport::PATH), &json, 0o644)?;
+    root.write(&AbsPath::literal(ProvisionReport::COMPLETE), b"", 0o644)
+}
+
+/// The report, when its marker says that it is whole.
+///
+/// # Errors
+/// When either cannot be read.
+pub fn read_complete_report(root: &Root) -> Result<Option<ProvisionReport>, FileError> {
+    let marker = root.entry(&AbsPath::literal(ProvisionReport::COMPLETE))?;
+    marker.map_or(Ok(None), |_| read_report(root))
+}
+
+/// The report, when there is one that can be read.
+///
+/// # Errors
+/// When it is there and the file cannot be read.
+pub fn read_report(root: &Root) -> Result<Option<ProvisionReport>, FileError> {
+    Ok(root.read(ProvisionReport::PATH)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// The facts of the last boot, for the guard and for a boot without IMDS.
+const FACTS: &str = "/var/lib/nap-agent/facts.json";
+
+/// Keeps the facts on which this boot's plan rests.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn write_facts(root: &Root, facts: &Facts) -> Result<(), FileError> {
+    let json = serde_json::to_vec_pretty(facts).expect("facts are plain data");
+    root.write(&AbsPath::literal(FACTS), &json, 0o600)
+}
+
+/// The facts of the last boot; nothing when there are none that this version reads.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn read_facts(root: &Root) -> Result<Option<Facts>, FileError> {
+    Ok(root.read(FACTS)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}

@@ -1,0 +1,320 @@
+//! systemd's units, over D-Bus.
+//!
+//! We speak to systemd's private socket, peer to peer, as `systemctl` does for root: it is there before dbus-daemon and
+//! still there when dbus-daemon is dead. Below another root the socket is that root's, so tests bring their own systemd.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use thiserror::Error;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep, timeout};
+use zbus::proxy::CacheProperties;
+
+use crate::root::Root;
+
+const PRIVATE_SOCKET: &str = "/run/systemd/private";
+
+/// How often a unit that has no job to wait for is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Longest time for one answer on the bus; systemd reloads a big machine within this, too.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1",
+    gen_blocking = false
+)]
+trait Manager {
+    fn subscribe(&self) -> zbus::Result<()>;
+    fn reload(&self) -> zbus::Result<()>;
+    fn load_unit(&self, name: &str) -> zbus::Result<zbus::zvariant::OwnedObjectPath>;
+    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::zvariant::OwnedObjectPath>;
+    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    #[zbus(signal)]
+    fn job_removed(&self, id: u32, job: zbus::zvariant::ObjectPath<'_>, unit: &str, result: &str) -> zbus::Result<()>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Unit",
+    default_service = "org.freedesktop.systemd1",
+    gen_blocking = false
+)]
+trait Unit {
+    #[zbus(property)]
+    fn load_state(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn active_state(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn sub_state(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn need_daemon_reload(&self) -> zbus::Result<bool>;
+    #[zbus(property)]
+    fn inactive_exit_timestamp(&self) -> zbus::Result<u64>;
+}
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Service",
+    default_service = "org.freedesktop.systemd1",
+    gen_blocking = false
+)]
+trait Service {
+    #[zbus(property)]
+    fn result(&self) -> zbus::Result<String>;
+    #[zbus(property, name = "NRestarts")]
+    fn n_restarts(&self) -> zbus::Result<u32>;
+    #[zbus(property)]
+    fn exec_main_status(&self) -> zbus::Result<i32>;
+}
+
+/// Why a unit is not in its state.
+#[derive(Debug, Error)]
+pub enum UnitError {
+    /// systemd's socket does not answer.
+    #[error("cannot reach systemd at {socket}")]
+    Connect {
+        /// Where.
+        socket: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// systemd answered a call with an error.
+    #[error("systemd refused to {action} {unit}")]
+    Call {
+        /// What was asked.
+        action: &'static str,
+        /// Of which unit.
+        unit: String,
+        /// Its answer.
+        #[source]
+        source: Box<zbus::Error>,
+    },
+    /// There is no such unit.
+    #[error("there is no unit {unit} (load state {load_state})")]
+    NotFound {
+        /// Its name.
+        unit: String,
+        /// What systemd says of it.
+        load_state: String,
+    },
+    /// The job ended otherwise than done.
+    #[error("{unit} did not start: job {result}, {status}")]
+    JobFailed {
+        /// The unit.
+        unit: String,
+        /// systemd's word for it: failed, timeout, dependency, ...
+        result: String,
+        /// What the unit looked like then.
+        status: String,
+    },
+    /// Nothing happened in time.
+    #[error("{unit} was not up within {limit:?}: {status}")]
+    Timeout {
+        /// The unit.
+        unit: String,
+        /// The limit.
+        limit: Duration,
+        /// What the unit looked like then.
+        status: String,
+    },
+}
+
+/// A unit as systemd sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitStatus {
+    /// `loaded`, `not-found`, `masked`, ...
+    pub load: String,
+    /// `active`, `activating`, `failed`, ...
+    pub active: String,
+    /// `running`, `auto-restart`, ...
+    pub sub: String,
+    /// Its files changed since systemd read them.
+    pub needs_reload: bool,
+    /// `success`, `exit-code`, `signal`, ...
+    pub result: String,
+    /// Exit status of the last main process.
+    pub exit_status: i32,
+    /// How often systemd restarted it.
+    pub restarts: u32,
+}
+
+impl UnitStatus {
+    /// Whether systemd has brought it up.
+    pub fn is_active(&self) -> bool {
+        self.active == "active"
+    }
+
+    /// Whether its process runs, even if it has not said that it is ready. A unit between two crashes does not.
+    pub fn is_started(&self) -> bool {
+        self.is_active() || (self.active == "activating" && self.sub == "start")
+    }
+}
+
+impl std::fmt::Display for UnitStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { active, sub, result, exit_status, restarts, .. } = self;
+        write!(f, "{active} ({sub}), result {result}, exit status {exit_status}, {restarts} restarts")
+    }
+}
+
+/// A connection to systemd.
+#[derive(Debug)]
+pub struct Units {
+    connection: zbus::Connection,
+}
+
+impl Units {
+    /// Connects to the systemd of a root.
+    ///
+    /// # Errors
+    /// When its private socket is not there or does not speak D-Bus within a minute.
+    pub async fn connect(root: &Root) -> Result<Self, UnitError> {
+        let path = root.outside(PRIVATE_SOCKET);
+        let socket = path.display().to_string();
+        let wrap =
+            |source: Box<dyn std::error::Error + Send + Sync>| UnitError::Connect { socket: socket.clone(), source };
+        let stream = UnixStream::connect(&path).await.map_err(|error| wrap(error.into()))?;
+        let build = zbus::connection::Builder::unix_stream(stream).p2p().build();
+        let connection = timeout(ANSWER_LIMIT, build)
+            .await
+            .map_err(|error| wrap(error.into()))?
+            .map_err(|error| wrap(error.into()))?;
+        Ok(Self { connection })
+    }
+
+    /// What systemd knows of a unit.
+    ///
+    /// # Errors
+    /// When systemd does not say.
+    pub async fn status(&self, unit: &str) -> Result<UnitStatus, UnitError> {
+        self.read_status(unit).await.map_err(call("describe", unit))
+    }
+
+    /// When a unit last began to start; nothing when it never did in this boot.
+    ///
+    /// # Errors
+    /// When systemd does not say.
+    pub async fn started_at(&self, unit: &str) -> Result<Option<Timestamp>, UnitError> {
+        let read = async {
+            let path = self.manager().await?.load_unit(unit).await?;
+            UnitProxy::builder(&self.connection)
+                .path(path)?
+                .cache_properties(CacheProperties::No)
+                .build()
+                .await?
+                .inactive_exit_timestamp()
+                .await
+        };
+        let microseconds = read.await.map_err(call("describe", unit))?;
+        let at =
+            i64::try_from(microseconds).ok().and_then(|microseconds| Timestamp::from_microsecond(microseconds).ok());
+        Ok(at.filter(|_| microseconds > 0))
+    }
+
+    /// Restarts a unit, or starts it, after making systemd read changed unit files. Waits until it is up.
+    ///
+    /// # Errors
+    /// When it does not come up within `limit`.
+    pub async fn restart(&self, unit: &str, wait_for_ready: bool, limit: Duration) -> Result<(), UnitError> {
+        let manager = self.manager().await.map_err(call("find", unit))?;
+        let status = self.status(unit).await?;
+        if status.needs_reload || status.load == "not-found" {
+            manager.reload().await.map_err(call("reload for", unit))?;
+        }
+        let status = self.status(unit).await?;
+        if status.load != "loaded" {
+            return Err(UnitError::NotFound { unit: unit.to_owned(), load_state: status.load });
+        }
+        if status.active == "failed" {
+            manager.reset_failed_unit(unit).await.map_err(call("reset", unit))?;
+        }
+        if wait_for_ready {
+            self.restart_job(&manager, unit, limit).await
+        } else {
+            self.restart_and_look(&manager, unit, limit).await
+        }
+    }
+
+    async fn restart_job(&self, manager: &ManagerProxy<'_>, unit: &str, limit: Duration) -> Result<(), UnitError> {
+        manager.subscribe().await.map_err(call("watch", unit))?;
+        // Listening starts before the job does, or its end could be missed.
+        let mut ended = manager.receive_job_removed().await.map_err(call("watch", unit))?;
+        let job = manager.restart_unit(unit, "replace").await.map_err(call("restart", unit))?;
+        let wait = async {
+            loop {
+                let signal = next(&mut ended).await?;
+                let args = signal.args().ok()?;
+                if *args.job() == *job {
+                    return Some(args.result().to_string());
+                }
+            }
+        };
+        let result = timeout(limit, wait).await;
+        let status = self.status(unit).await?.to_string();
+        match result {
+            Ok(Some(result)) if result == "done" => Ok(()),
+            Ok(result) => {
+                let result = result.unwrap_or_else(|| "lost with the connection".to_owned());
+                Err(UnitError::JobFailed { unit: unit.to_owned(), result, status })
+            }
+            Err(_) => Err(UnitError::Timeout { unit: unit.to_owned(), limit, status }),
+        }
+    }
+
+    /// For a unit that says it is ready only much later: its process running is enough here.
+    async fn restart_and_look(&self, manager: &ManagerProxy<'_>, unit: &str, limit: Duration) -> Result<(), UnitError> {
+        let start = Instant::now();
+        manager.restart_unit(unit, "replace").await.map_err(call("restart", unit))?;
+        loop {
+            let status = self.status(unit).await?;
+            if status.is_started() {
+                return Ok(());
+            }
+            if start.elapsed() > limit {
+                return Err(UnitError::Timeout { unit: unit.to_owned(), limit, status: status.to_string() });
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn manager(&self) -> zbus::Result<ManagerProxy<'_>> {
+        ManagerProxy::builder(&self.connection).cache_properties(CacheProperties::No).build().await
+    }
+
+    async fn read_status(&self, unit: &str) -> zbus::Result<UnitStatus> {
+        let path = self.manager().await?.load_unit(unit).await?;
+        let generic = UnitProxy::builder(&self.connection)
+            .path(path.clone())?
+            .cache_properties(CacheProperties::No)
+            .build()
+            .await?;
+        let load = generic.load_state().await?;
+        let service =
+            ServiceProxy::builder(&self.connection).path(path)?.cache_properties(CacheProperties::No).build().await?;
+        // Units that are not loaded, and units that are no services, have no such properties.
+        let is_service = load == "loaded" && unit.ends_with(".service");
+        Ok(UnitStatus {
+            active: generic.active_state().await?,
+            sub: generic.sub_state().await?,
+            needs_reload: generic.need_daemon_reload().await?,
+            result: if is_service { service.result().await? } else { String::new() },
+            exit_status: if is_service { service.exec_main_status().await? } else { 0 },
+            restarts: if is_service { service.n_restarts().await? } else { 0 },
+            load,
+        })
+    }
+}
+
+/// The next signal, or nothing when the connection is gone.
+async fn next(stream: &mut JobRemovedStream) -> Option<JobRemoved> {
+    use zbus::export::ordered_stream::OrderedStreamExt;
+    stream.next().await
+}
+
+fn call(action: &'static str, unit: &str) -> impl Fn(zbus::Error) -> UnitError {
+    let unit = unit.to_owned();
+    move |source| UnitError::Call { action, unit: unit.clone(), source: Box::new(source) }
+}
