@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use thiserror::Error;
-use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout};
 use zbus::proxy::CacheProperties;
+use zbus::zvariant::OwnedObjectPath;
 
+use crate::private_socket;
 use crate::root::Root;
 
 const PRIVATE_SOCKET: &str = "/run/systemd/private";
@@ -30,11 +31,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 trait Manager {
     fn subscribe(&self) -> zbus::Result<()>;
     fn reload(&self) -> zbus::Result<()>;
-    fn load_unit(&self, name: &str) -> zbus::Result<zbus::zvariant::OwnedObjectPath>;
-    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<zbus::zvariant::OwnedObjectPath>;
+    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
-    #[zbus(signal)]
-    fn job_removed(&self, id: u32, job: zbus::zvariant::ObjectPath<'_>, unit: &str, result: &str) -> zbus::Result<()>;
 }
 
 #[zbus::proxy(
@@ -176,12 +175,8 @@ impl Units {
         let socket = path.display().to_string();
         let wrap =
             |source: Box<dyn std::error::Error + Send + Sync>| UnitError::Connect { socket: socket.clone(), source };
-        let stream = UnixStream::connect(&path).await.map_err(|error| wrap(error.into()))?;
-        let build = zbus::connection::Builder::unix_stream(stream).p2p().build();
-        let connection = timeout(ANSWER_LIMIT, build)
-            .await
-            .map_err(|error| wrap(error.into()))?
-            .map_err(|error| wrap(error.into()))?;
+        let connect = timeout(ANSWER_LIMIT, private_socket::connect(&path)).await;
+        let connection = connect.map_err(|error| wrap(error.into()))?.map_err(|error| wrap(error.into()))?;
         Ok(Self { connection })
     }
 
@@ -190,7 +185,7 @@ impl Units {
     /// # Errors
     /// When systemd does not say.
     pub async fn status(&self, unit: &str) -> Result<UnitStatus, UnitError> {
-        self.read_status(unit).await.map_err(call("describe", unit))
+        answered(self.read_status(unit)).await.map_err(call("describe", unit))
     }
 
     /// When a unit last began to start; nothing when it never did in this boot.
@@ -208,7 +203,7 @@ impl Units {
                 .inactive_exit_timestamp()
                 .await
         };
-        let microseconds = read.await.map_err(call("describe", unit))?;
+        let microseconds = answered(read).await.map_err(call("describe", unit))?;
         let at =
             i64::try_from(microseconds).ok().and_then(|microseconds| Timestamp::from_microsecond(microseconds).ok());
         Ok(at.filter(|_| microseconds > 0))
@@ -222,14 +217,14 @@ impl Units {
         let manager = self.manager().await.map_err(call("find", unit))?;
         let status = self.status(unit).await?;
         if status.needs_reload || status.load == "not-found" {
-            manager.reload().await.map_err(call("reload for", unit))?;
+            answered(manager.reload()).await.map_err(call("reload for", unit))?;
         }
         let status = self.status(unit).await?;
         if status.load != "loaded" {
             return Err(UnitError::NotFound { unit: unit.to_owned(), load_state: status.load });
         }
         if status.active == "failed" {
-            manager.reset_failed_unit(unit).await.map_err(call("reset", unit))?;
+            answered(manager.reset_failed_unit(unit)).await.map_err(call("reset", unit))?;
         }
         if wait_for_ready {
             self.restart_job(&manager, unit, limit).await
@@ -239,16 +234,17 @@ impl Units {
     }
 
     async fn restart_job(&self, manager: &ManagerProxy<'_>, unit: &str, limit: Duration) -> Result<(), UnitError> {
-        manager.subscribe().await.map_err(call("watch", unit))?;
-        // Listening starts before the job does, or its end could be missed.
-        let mut ended = manager.receive_job_removed().await.map_err(call("watch", unit))?;
-        let job = manager.restart_unit(unit, "replace").await.map_err(call("restart", unit))?;
+        answered(manager.subscribe()).await.map_err(call("watch", unit))?;
+        // Listening starts before the job does, or its end could be missed. A stream of everything, because a proxy's stream
+        // wants to know the sender's bus name, and here there is no bus.
+        let mut messages = zbus::MessageStream::from(&self.connection);
+        let job = answered(manager.restart_unit(unit, "replace")).await.map_err(call("restart", unit))?;
         let wait = async {
             loop {
-                let signal = next(&mut ended).await?;
-                let args = signal.args().ok()?;
-                if *args.job() == *job {
-                    return Some(args.result().to_string());
+                if let Some((ended, result)) = job_removed(&next(&mut messages).await?)
+                    && ended == job
+                {
+                    return Some(result);
                 }
             }
         };
@@ -267,7 +263,7 @@ impl Units {
     /// For a unit that says it is ready only much later: its process running is enough here.
     async fn restart_and_look(&self, manager: &ManagerProxy<'_>, unit: &str, limit: Duration) -> Result<(), UnitError> {
         let start = Instant::now();
-        manager.restart_unit(unit, "replace").await.map_err(call("restart", unit))?;
+        answered(manager.restart_unit(unit, "replace")).await.map_err(call("restart", unit))?;
         loop {
             let status = self.status(unit).await?;
             if status.is_started() {
@@ -308,10 +304,26 @@ impl Units {
     }
 }
 
-/// The next signal, or nothing when the connection is gone.
-async fn next(stream: &mut JobRemovedStream) -> Option<JobRemoved> {
+/// The next message, or nothing when the connection is gone.
+async fn next(stream: &mut zbus::MessageStream) -> Option<zbus::Message> {
     use zbus::export::ordered_stream::OrderedStreamExt;
-    stream.next().await
+    stream.next().await?.ok()
+}
+
+/// The job and its result, when the message is systemd's signal that a job has ended.
+fn job_removed(message: &zbus::Message) -> Option<(OwnedObjectPath, String)> {
+    let header = message.header();
+    if header.member().map(zbus::names::MemberName::as_str) != Some("JobRemoved") {
+        return None;
+    }
+    let (_, job, _, result): (u32, OwnedObjectPath, String, String) = message.body().deserialize().ok()?;
+    Some((job, result))
+}
+
+/// No call waits for ever, even on a systemd that is stuck.
+async fn answered<T>(call: impl Future<Output = zbus::Result<T>>) -> zbus::Result<T> {
+    let late = || zbus::Error::InputOutput(std::sync::Arc::new(std::io::ErrorKind::TimedOut.into()));
+    timeout(ANSWER_LIMIT, call).await.unwrap_or_else(|_| Err(late()))
 }
 
 fn call(action: &'static str, unit: &str) -> impl Fn(zbus::Error) -> UnitError {

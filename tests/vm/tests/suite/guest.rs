@@ -1,0 +1,51 @@
+//! Words for what every test does in a guest.
+
+use std::fmt::Arguments;
+use std::io::Write as _;
+use std::time::Duration;
+
+use nap_vm::{Overlay, Vm, VmError, artifact, workspace};
+use serde_json::Value;
+
+/// From power-on to the end of a boot of the agent, on two busy cores under emulation. Usually 40 s.
+pub(crate) const BOOT: Duration = Duration::from_secs(300);
+/// One command that waits for nothing.
+pub(crate) const COMMAND: Duration = Duration::from_secs(60);
+
+/// Tells whoever runs the tests, also when they pass: the test harness swallows only what `println!` says.
+pub(crate) fn note(text: Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "nap-vm: {text}"); // nobody listens: nobody needs to know
+}
+
+/// The agent as its package installs it.
+pub(crate) fn agent() -> Result<Overlay, VmError> {
+    let folder = workspace().join("systemd");
+    Overlay::new()
+        .file("/usr/bin/nap-agent", artifact("nap-agent")?, 0o755)
+        .file("/usr/lib/tmpfiles.d/nap-agent.conf", folder.join("nap-agent.tmpfiles.conf"), 0o644)
+        .file("/usr/lib/systemd/system-preset/80-nap-agent.preset", folder.join("80-nap-agent.preset"), 0o644)
+        .enabled_unit(&folder.join("nap-boot.service"))?
+        .enabled_unit(&folder.join("nap-agent.service"))
+}
+
+/// What a command says, which must succeed.
+pub(crate) fn told(vm: &mut Vm, command: &str) -> String {
+    let output = vm.run(command, COMMAND).unwrap();
+    assert_eq!(output.status, 0, "{command}: {}", output.text);
+    output.text.trim_end().to_owned()
+}
+
+/// A JSON file of the guest.
+pub(crate) fn json(vm: &mut Vm, path: &str) -> Value {
+    let text = told(vm, &format!("cat {path}"));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path} is no JSON ({error}): {text}"))
+}
+
+/// Waits in the guest for the end of the boot, as the provisioner's extension does, and returns its exit code.
+pub(crate) fn wait_for_agent(vm: &mut Vm) -> i32 {
+    vm.wait_for_shell(BOOT).unwrap();
+    let command = format!("nap-agent wait --timeout {}", BOOT.as_secs());
+    let output = vm.run(&command, BOOT + Duration::from_secs(10)).unwrap();
+    note(format_args!("{command}: {} {}", output.status, output.text));
+    output.status
+}

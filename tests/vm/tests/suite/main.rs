@@ -1,0 +1,13 @@
+//! Tests that need a real machine: a real systemd, a real cloud-init, a real reboot.
+//!
+//! One binary, because one VM runs at a time anyway, and few boots, because each costs half a minute: a test here is the life of
+//! one VM. They take nap-agent and the pretend kubelet as `make` built them.
+
+mod azure;
+mod boot_fails;
+mod cluster;
+mod guest;
+mod node_boots;
+mod real_cluster;
+mod rig;
+mod secrets;

@@ -1,0 +1,108 @@
+//! A node's life in a VM: it boots from its custom data, registers, is rebooted, and keeps its secrets to itself.
+
+use std::collections::BTreeMap;
+
+use nap_vm::{Image, Overlay, Vm, VmLock, VmOptions, artifact};
+use serde_json::Value;
+
+use crate::azure::{Azure, PROVIDER_ID, VM_ID, custom_data};
+use crate::guest::{self, BOOT, json, note, told, wait_for_agent};
+use crate::secrets;
+
+#[test]
+fn node_registers_survives_a_reboot_and_keeps_its_secrets() {
+    let (lock, image) = (VmLock::take().unwrap(), Image::build().unwrap());
+    let azure = Azure::start();
+    let mut options = VmOptions::new("node", VM_ID);
+    options.overlay = overlay();
+    options.disc = Some(azure.disc(Some(custom_data(&azure.bootstrap()))));
+    options.forwards = azure.forwards();
+    let mut vm = Vm::start_with(lock, &image, &options).unwrap();
+
+    assert_eq!(wait_for_agent(&mut vm), 0);
+    assert_first_boot_registered(&mut vm, &azure);
+    assert_no_unit_failed(&mut vm);
+    assert_units_are_clean(&mut vm);
+    assert_systemd_keeps_the_contract(&mut vm);
+    let uid = azure.node().expect("registered above")["metadata"]["uid"].clone();
+
+    vm.reboot(BOOT).unwrap();
+    assert_eq!(wait_for_agent(&mut vm), 0);
+    assert_second_boot_changed_nothing(&mut vm);
+    assert_no_unit_failed(&mut vm);
+    assert_eq!(azure.node().expect("still there")["metadata"]["uid"], uid);
+
+    let needles = secrets::seeded(&mut vm);
+    secrets::export(&mut vm);
+    let stopped = vm.power_off(BOOT).unwrap();
+    stopped.disk.check().unwrap();
+    secrets::assert_secrets_are_where_they_belong(&stopped.disk, &needles, &stopped.console);
+}
+
+fn overlay() -> Overlay {
+    let overlay = guest::agent().unwrap().file("/opt/bin/kubelet", artifact("pretend-kubelet").unwrap(), 0o755);
+    let overlay = overlay.file("/opt/nap-vm/pretend-systemd", artifact("pretend-systemd").unwrap(), 0o755);
+    secrets::watching_programs(overlay)
+}
+
+fn assert_first_boot_registered(vm: &mut Vm, azure: &Azure) {
+    let node = azure.node().expect("`nap-agent wait` says that the node is registered");
+    assert_eq!(node["spec"]["providerID"], PROVIDER_ID);
+    assert_eq!(node["metadata"]["labels"]["nap-vm.test/pool"], "blue", "{node:#}");
+    let taints: Vec<_> = node["spec"]["taints"].as_array().into_iter().flatten().map(taint).collect();
+    assert!(taints.contains(&"karpenter.sh/unregistered:NoExecute".to_owned()), "{taints:?}");
+    assert!(taints.contains(&"nap-vm.test/starting:NoExecute".to_owned()), "{taints:?}");
+
+    let report = json(vm, "/var/log/azure/aks/provision.json");
+    assert_eq!((&report["ExitCode"], &report["Error"]), (&"0".into(), &"".into()), "{report:#}");
+    told(vm, "test -e /opt/azure/containers/provision.complete");
+    told(vm, "test ! -e /var/lib/kubelet/bootstrap-kubeconfig");
+    assert_eq!(told(vm, "stat -L -c %a /var/lib/kubelet/pki/kubelet-client-current.pem"), "600");
+    assert_eq!(told(vm, "systemctl is-active nap-boot nap-agent kubelet containerd"), ["active"; 4].join("\n"));
+}
+
+fn taint(taint: &Value) -> String {
+    format!("{}:{}", taint["key"].as_str().unwrap_or_default(), taint["effect"].as_str().unwrap_or_default())
+}
+
+/// A machine with anything failed is "degraded".
+fn assert_no_unit_failed(vm: &mut Vm) {
+    let state = vm.run("systemctl is-system-running --wait", BOOT).unwrap();
+    let failed = told(vm, "systemctl list-units --failed --plain --no-legend");
+    assert_eq!((state.text.trim(), failed.as_str()), ("running", ""));
+}
+
+fn assert_units_are_clean(vm: &mut Vm) {
+    // The image has no man-db to find our manual page with.
+    let verify = "systemd-analyze verify --man=no nap-boot.service nap-agent.service kubelet.service";
+    let verified = vm.run(verify, guest::COMMAND);
+    let verified = verified.unwrap();
+    assert_eq!((verified.status, verified.text.as_str()), (0, ""));
+}
+
+/// The same checks that the pretend systemd passes in the tests without a VM.
+fn assert_systemd_keeps_the_contract(vm: &mut Vm) {
+    told(vm, "/opt/nap-vm/pretend-systemd contract --socket /run/systemd/private");
+}
+
+fn assert_second_boot_changed_nothing(vm: &mut Vm) {
+    let boot_id = vm.boot_id().expect("the shell answered").to_owned();
+    let journal = told(vm, "cat /var/lib/nap-agent/journal.jsonl");
+    let mut steps: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        if line["run"] == "boot" && same_id(line["bootId"].as_str().unwrap_or_default(), &boot_id) {
+            let event = line["event"].as_str().unwrap_or_default().to_owned();
+            steps.entry(line["step"].as_str().unwrap_or_default().to_owned()).or_default().push(event);
+        }
+    }
+    note(format_args!("second boot, step by step: {steps:#?}"));
+    assert!(steps.len() > 20, "the journal of the second boot is short: {steps:?}");
+    let changed = steps.iter().filter(|(_, events)| *events != &["in-sync"]);
+    let changed: Vec<_> = changed.map(|(step, events)| format!("{step}: {}", events.join(", "))).collect();
+    assert_eq!(changed, ["containerd.running: attempt, changed", "kubelet.running: attempt, changed"]);
+}
+
+/// The kernel writes a boot id with dashes, systemd without.
+fn same_id(one: &str, other: &str) -> bool {
+    one.replace('-', "") == other.replace('-', "")
+}
