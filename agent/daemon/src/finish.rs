@@ -5,7 +5,7 @@ use nap_host::root::Root;
 use nap_host::units::Units;
 use nap_host::{chain, cmd, observe, persist};
 use nap_model::report::{Failure, ProvisionReport, Timeline};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info};
 
 use crate::boot::Booted;
 use crate::logging::Tail;
@@ -93,7 +93,7 @@ async fn unit_starts(root: &Root) -> Vec<(String, String)> {
         match units.started_at(name).await {
             Ok(Some(at)) => starts.push(((*name).to_owned(), at.to_string())),
             Ok(None) => {}
-            Err(error) => warn!(unit = name, error = chain(&error), "no start time for the report"),
+            Err(error) => debug!(unit = name, error = chain(&error), "no start time for the report"),
         }
     }
     starts

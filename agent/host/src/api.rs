@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
 use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode, header};
@@ -270,6 +271,7 @@ pub async fn node(root: &Root, name: &str) -> Result<Node, NodeError> {
     match found {
         Ok(Ok(Some(node))) => Ok(node),
         Ok(Ok(None)) => Err(NodeError::NotFound(name.to_owned())),
+        Ok(Err(kube::Error::Api(status))) => Err(lost(format!("{} {}", status.code, status.message))),
         Ok(Err(error)) => Err(lost(crate::chain(&error))),
         Err(_) => Err(lost("no answer in time".to_owned())),
     }
@@ -279,15 +281,20 @@ async fn client(root: &Root) -> Result<Client, NodeError> {
     let bad = |message: String| NodeError::BadKubeconfig(message);
     let text = root.read_text(KUBECONFIG).map_err(|error| bad(crate::chain(&error)))?.ok_or(NodeError::NoKubeconfig)?;
     let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|error| bad(error.to_string()))?;
-    let outside = |path: &mut Option<String>| {
-        *path = path.take().map(|path| root.outside(&path).to_string_lossy().into_owned());
+    // Its files are read inside the root, where its links lead.
+    let read = |path: &mut Option<String>| -> Result<Option<String>, NodeError> {
+        let Some(path) = path.take() else { return Ok(None) };
+        let bytes = root.read(&path).map_err(|error| bad(crate::chain(&error)))?;
+        let bytes = bytes.ok_or_else(|| bad(format!("no {path} yet")))?;
+        Ok(Some(base64::engine::general_purpose::STANDARD.encode(bytes)))
     };
     for user in kubeconfig.auth_infos.iter_mut().filter_map(|user| user.auth_info.as_mut()) {
-        outside(&mut user.client_certificate);
-        outside(&mut user.client_key);
+        user.client_certificate_data = read(&mut user.client_certificate)?.or(user.client_certificate_data.take());
+        user.client_key_data = read(&mut user.client_key)?.map(Into::into).or(user.client_key_data.take());
     }
     for cluster in kubeconfig.clusters.iter_mut().filter_map(|cluster| cluster.cluster.as_mut()) {
-        outside(&mut cluster.certificate_authority);
+        let data = cluster.certificate_authority_data.take();
+        cluster.certificate_authority_data = read(&mut cluster.certificate_authority)?.or(data);
     }
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
     Client::try_from(config.map_err(|error| bad(crate::chain(&error)))?).map_err(|error| bad(crate::chain(&error)))

@@ -1,8 +1,10 @@
 //! A scratch root that looks like a freshly booted VM, for tests that run the real agent below it.
 
+pub mod node;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nap_model::plan::{Plan, Want};
@@ -112,8 +114,8 @@ impl ScratchRoot {
     /// Puts one of our programs in its place.
     pub fn install(&self, program: &str, path: &str) {
         let path = self.path(path);
-        fs::remove_file(&path).expect("something empty stands there");
-        symlink(binary(program), path).expect("a link can be made");
+        // A copy: a link would lead out of the root.
+        fs::copy(binary(program), path).expect("a program can be copied");
     }
 
     /// Every file and directory that a plan is about: bytes, mode, owner.
@@ -164,7 +166,10 @@ impl ScratchRoot {
 /// One of the workspace's programs, built beforehand (`make` does).
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
-    let profile = test.ancestors().find(|path| path.ends_with("debug") || path.ends_with("release")).expect("tests run below target/");
+    let profile = test
+        .ancestors()
+        .find(|path| path.ends_with("debug") || path.ends_with("release"))
+        .expect("tests run below target/");
     let path = profile.join(name);
     assert!(path.exists(), "{} is missing: run `cargo build --workspace --bins` first (make does)", path.display());
     path
@@ -202,7 +207,8 @@ pub const SCENARIOS: &[(&str, &str, &str)] = &[
 /// The plan of a golden scenario.
 pub fn scenario_plan(name: &str) -> Plan {
     let (_, config, facts) = SCENARIOS.iter().find(|(scenario, _, _)| *scenario == name).expect("a known scenario");
-    let config = nap_model::config::decode(config.as_bytes()).expect("a scenario decodes").config.expect("a scenario is right");
+    let config =
+        nap_model::config::decode(config.as_bytes()).expect("a scenario decodes").config.expect("a scenario is right");
     let facts = serde_json::from_str(facts).expect("facts are facts");
     nap_model::plan::plan(&config, &facts).expect("a scenario has a plan")
 }

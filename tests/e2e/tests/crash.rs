@@ -36,7 +36,11 @@ fn a_run_killed_anywhere_is_finished_by_the_next() {
             assert!(!killed.status.success(), "{scenario}: checkpoint {number} was not reached");
             applied(scenario, &root);
             assert_eq!(root.state(&plan), wanted, "{scenario} after a kill at checkpoint {number}");
-            assert_eq!(root.leftovers(), Vec::<std::path::PathBuf>::new(), "{scenario} after a kill at checkpoint {number}");
+            assert_eq!(
+                root.leftovers(),
+                Vec::<std::path::PathBuf>::new(),
+                "{scenario} after a kill at checkpoint {number}"
+            );
             assert_eq!(applied(scenario, &root).1, "", "{scenario}: a third run changes nothing");
         }
     }
