@@ -215,10 +215,8 @@ impl Units {
     /// When it does not come up within `limit`.
     pub async fn restart(&self, unit: &str, wait_for_ready: bool, limit: Duration) -> Result<(), UnitError> {
         let manager = self.manager().await.map_err(call("find", unit))?;
-        let status = self.status(unit).await?;
-        if status.needs_reload || status.load == "not-found" {
-            answered(manager.reload()).await.map_err(call("reload for", unit))?;
-        }
+        // Always: systemd (252) does not notice the first drop-in in a directory that is new to it.
+        answered(manager.reload()).await.map_err(call("reload for", unit))?;
         let status = self.status(unit).await?;
         if status.load != "loaded" {
             return Err(UnitError::NotFound { unit: unit.to_owned(), load_state: status.load });
@@ -235,9 +233,9 @@ impl Units {
 
     async fn restart_job(&self, manager: &ManagerProxy<'_>, unit: &str, limit: Duration) -> Result<(), UnitError> {
         answered(manager.subscribe()).await.map_err(call("watch", unit))?;
-        // Listening starts before the job does, or its end could be missed. A stream of everything, because a proxy's stream
-        // wants to know the sender's bus name, and here there is no bus.
-        let mut messages = zbus::MessageStream::from(&self.connection);
+        // Listening starts before the job does, or its end could be missed. Only this signal: systemd sends many, and a full
+        // queue would hold back the answer. Not by a proxy, which wants the sender's bus name, and here there is no bus.
+        let mut messages = job_signals(&self.connection).await.map_err(call("watch", unit))?;
         let job = answered(manager.restart_unit(unit, "replace")).await.map_err(call("restart", unit))?;
         let wait = async {
             loop {
@@ -302,6 +300,11 @@ impl Units {
             load,
         })
     }
+}
+
+async fn job_signals(connection: &zbus::Connection) -> zbus::Result<zbus::MessageStream> {
+    let rule = zbus::MatchRule::builder().msg_type(zbus::message::Type::Signal).member("JobRemoved")?.build();
+    zbus::MessageStream::for_match_rule(rule, connection, None).await
 }
 
 /// The next message, or nothing when the connection is gone.
