@@ -32,6 +32,7 @@ pub(crate) async fn finish(root: &Root, progress: &Progress, tail: &Tail, outcom
                 changed = booted.changed,
                 in_sync = booted.in_sync,
                 degraded = booted.degraded,
+                cpu_ms = cmd::cpu_time().as_millis(),
                 programs_started = cmd::programs_started(),
                 "boot done, the node has registered"
             );

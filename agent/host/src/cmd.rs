@@ -19,6 +19,18 @@ pub fn programs_started() -> u32 {
     STARTED.load(Ordering::Relaxed)
 }
 
+/// Processor time that this process and the programs it started have used.
+pub fn cpu_time() -> Duration {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let of = |who| {
+        getrusage(who).map_or(0, |usage| {
+            let (user, system) = (usage.user_time(), usage.system_time());
+            (user.tv_sec() + system.tv_sec()) * 1_000_000 + user.tv_usec() + system.tv_usec()
+        })
+    };
+    Duration::from_micros((of(UsageWho::RUSAGE_SELF) + of(UsageWho::RUSAGE_CHILDREN)).unsigned_abs())
+}
+
 /// A program and its arguments.
 #[derive(Debug, Clone)]
 pub struct Cmd {

@@ -51,10 +51,18 @@ const SYSCTLS: &[&str] = &[
 impl ScratchRoot {
     /// A Debian 13 with an empty kubelet and containerd in their places, in memory where the machine has a `/dev/shm`.
     pub fn new(host_name: &str) -> Self {
-        let directory = match tempfile::Builder::new().prefix("nap-").tempdir_in("/dev/shm") {
-            Ok(directory) => directory,
-            Err(_) => tempfile::tempdir().expect("a temporary directory can be made"),
-        };
+        match tempfile::Builder::new().prefix("nap-").tempdir_in("/dev/shm") {
+            Ok(directory) => Self::filled(directory, host_name),
+            Err(_) => Self::on_disk(host_name),
+        }
+    }
+
+    /// The same on the disk of the temporary directory.
+    pub fn on_disk(host_name: &str) -> Self {
+        Self::filled(tempfile::tempdir().expect("a temporary directory can be made"), host_name)
+    }
+
+    fn filled(directory: TempDir, host_name: &str) -> Self {
         let root = Self { directory };
         root.write("/etc/os-release", "ID=debian\nVERSION_ID=\"13\"\n");
         root.write("/etc/hostname", &format!("{host_name}\n"));

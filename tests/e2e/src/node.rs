@@ -43,7 +43,15 @@ pub fn api_options() -> ApiOptions {
 impl Node {
     /// A node whose API server has these options.
     pub async fn new(options: ApiOptions) -> Self {
-        let root = ScratchRoot::new(NAME);
+        Self::below(ScratchRoot::new(NAME), options).await
+    }
+
+    /// The same on a real disk, where syncing costs something.
+    pub async fn new_on_disk(options: ApiOptions) -> Self {
+        Self::below(ScratchRoot::on_disk(NAME), options).await
+    }
+
+    async fn below(root: ScratchRoot, options: ApiOptions) -> Self {
         root.install_programs();
         let instance = Instance { name: NAME.to_owned(), ..Instance::default() };
         let imds = Imds::start(ANY_PORT, instance).await.expect("IMDS listens");

@@ -33,6 +33,9 @@ fn holders(root: &Path) -> Vec<(String, u32)> {
         if !metadata.is_file() {
             continue;
         }
+        if path.starts_with(root.join("opt/bin")) || path.starts_with(root.join("usr/bin")) {
+            continue; // programs, which know how a key begins
+        }
         let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
         if secrets().iter().any(|secret| text.contains(secret)) || text.contains("PRIVATE KEY") {
             let inside = format!("/{}", path.strip_prefix(root).unwrap().display());

@@ -1,0 +1,74 @@
+# make demo   boots a node below a scratch root against a pretend Azure, and lets you watch it being repaired
+# make test   everything, the VM tests included
+# make check  the inner loop: format, lints, unit and golden tests
+
+CARGO ?= cargo
+DENY_VERSION := 0.20.2
+PROGRAMS := --workspace --bins
+
+.PHONY: demo test check setup setup-vm build fmt clippy deny direction docs unit e2e vm bench bless release clean
+
+demo: setup
+	$(CARGO) build --quiet $(PROGRAMS)
+	$(CARGO) run --quiet --package nap-e2e --bin nap-demo
+
+check: setup fmt clippy direction
+	$(CARGO) test --quiet --package nap-model --package nap-host --package nap-agent --package nap-image-builder
+
+test: setup setup-vm fmt clippy direction deny docs build unit e2e vm
+
+setup:
+	@tests/setup.sh
+
+setup-vm:
+	@tests/vm/setup.sh
+
+build:
+	$(CARGO) build $(PROGRAMS)
+
+fmt:
+	$(CARGO) fmt --check
+
+clippy:
+	$(CARGO) clippy --quiet --workspace --all-targets -- --deny warnings
+
+direction:
+	@tests/direction.sh
+
+deny:
+	@command -v cargo-deny >/dev/null || $(CARGO) install --quiet --locked cargo-deny --version $(DENY_VERSION)
+	$(CARGO) deny --log-level error check bans licenses sources
+
+docs:
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --quiet --workspace --no-deps
+
+unit: build
+	$(CARGO) test --workspace --exclude nap-vm --exclude nap-e2e
+
+e2e: build
+	$(CARGO) test --package nap-e2e
+
+vm: build
+	$(CARGO) test --package nap-vm
+
+# Figures of the README: needs nothing but this machine.
+bench: setup
+	$(CARGO) build --release --package nap-agent
+	$(CARGO) build --quiet $(PROGRAMS)
+	$(CARGO) run --quiet --package nap-e2e --bin nap-bench
+
+# Rewrites the golden plans; read the difference before committing it.
+bless:
+	NAP_BLESS=1 $(CARGO) test --quiet --package nap-model plans_are_as_reviewed
+	git diff --stat tests/golden
+
+# The binary, its manual page and completions, as packages take them.
+release: setup
+	$(CARGO) build --release --package nap-agent
+	mkdir -p target/dist
+	cp target/release/nap-agent target/dist/
+	target/release/nap-agent man >target/dist/nap-agent.1
+	for shell in bash zsh fish; do target/release/nap-agent completions $$shell >target/dist/nap-agent.$$shell; done
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,98 @@
+//! What a boot costs: wall time of our own work, processor time, programs started, each beside what the disk alone would take.
+//!
+//! Own work is every stage that does not wait for the world: fetch, observe, plan, prepare, files, sysctls. The limit beside it is
+//! writing and syncing the same bytes to as many files on the same disk, in the same run.
+#![expect(clippy::print_stdout, reason = "its output is what it is for")]
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use nap_e2e::node::{Node, api_options};
+
+const RUNS: usize = 9;
+
+const OWN_STAGES: &[&str] = &["fetch", "observe", "plan", "prepare", "files", "sysctls"];
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Figures {
+    own_ms: f64,
+    cpu_ms: f64,
+    programs: f64,
+    limit_ms: f64,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let agent = release_agent()?;
+    println!("{} runs each, median; root directory on this machine's disk\n", RUNS);
+    println!("{:<34} {:>9} {:>9} {:>9} {:>9} {:>7}", "image", "own ms", "limit ms", "ratio", "CPU ms", "programs");
+    for (name, inventory) in [("with inventory (image.json)", true), ("without, asks kubelet, containerd", false)] {
+        let mut all = Vec::new();
+        for _ in 0..RUNS {
+            all.push(one_boot(&agent, inventory).await?);
+        }
+        let of = |figure: fn(&Figures) -> f64| median(all.iter().map(figure).collect());
+        let (own, limit) = (of(|f| f.own_ms), of(|f| f.limit_ms));
+        let (cpu, programs) = (of(|f| f.cpu_ms), of(|f| f.programs));
+        println!("{name:<34} {own:>9.1} {limit:>9.1} {:>9.2} {cpu:>9.1} {programs:>7.0}", own / limit);
+    }
+    Ok(())
+}
+
+fn release_agent() -> anyhow::Result<PathBuf> {
+    let bench = std::env::current_exe()?;
+    let target = bench.ancestors().nth(2).context("this program lies in target/PROFILE")?;
+    let agent = target.join("release/nap-agent");
+    ensure!(agent.exists(), "{} is missing: `make bench` builds it", agent.display());
+    Ok(agent)
+}
+
+async fn one_boot(agent: &Path, inventory: bool) -> anyhow::Result<Figures> {
+    let node = Node::new_on_disk(api_options()).await;
+    if inventory {
+        node.root.write("/etc/nap-agent/image.json", r#"{"programs": {"kubelet": "1.36.2", "containerd": "1.7.24"}}"#);
+    }
+    node.hand_over(node.bootstrap().to_string().as_bytes());
+    let limit = limit(&node)?;
+    let mut command = tokio::process::Command::new(agent);
+    command.arg("--root").arg(node.root.directory()).args(["--imds", &node.imds.url(), "boot"]);
+    let output = command.output().await?;
+    let log = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{log}");
+    let done = log.lines().find(|line| line.contains("boot done")).context("a boot that is done says so")?;
+    let field = |name: &str| -> anyhow::Result<f64> {
+        let value = done.split(&format!("{name}=")).nth(1).and_then(|rest| rest.split_whitespace().next());
+        value.and_then(|value| value.parse().ok()).with_context(|| format!("no {name} in {done}"))
+    };
+    let report = node.report();
+    let stages = report["Stages"].as_array().context("the report has its stages")?;
+    let own = stages.iter().filter(|stage| OWN_STAGES.iter().any(|name| stage[0] == *name));
+    let own_ms = own.filter_map(|stage| stage[1].as_str()?.parse::<f64>().ok()).sum();
+    Ok(Figures {
+        own_ms,
+        cpu_ms: field("cpu_ms")?,
+        programs: field("programs_started")?,
+        limit_ms: limit.as_secs_f64() * 1000.0,
+    })
+}
+
+/// Fourteen files of a kilobyte: create, write, sync, one after the other, as a plain program would.
+fn limit(node: &Node) -> anyhow::Result<Duration> {
+    let directory = node.path("/limit");
+    std::fs::create_dir(&directory)?;
+    let start = Instant::now();
+    for number in 0..14 {
+        let mut file = File::create(directory.join(number.to_string()))?;
+        file.write_all(&[b'x'; 1024])?;
+        file.sync_all()?;
+    }
+    Ok(start.elapsed())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
