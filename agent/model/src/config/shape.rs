@@ -62,6 +62,11 @@ impl Field {
         self
     }
 
+    /// Whether this version does something with it.
+    pub const fn is_acted_on(&self) -> bool {
+        self.acted_on
+    }
+
     /// It must be there.
     pub const fn required(mut self) -> Self {
         self.required = true;

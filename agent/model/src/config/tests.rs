@@ -183,3 +183,114 @@ proptest::proptest! {
         }
     }
 }
+
+/// Every field that is not marked as not acted on must change something: what is parsed is used.
+mod every_field_counts {
+    use super::super::shape::Field;
+    use super::*;
+    use crate::facts::Facts;
+    use crate::plan::plan;
+
+    /// Values for texts that have rules beyond their shape.
+    const TEXTS: &[(&str, &str)] = &[
+        ("cluster.apiServer", "other.example.com"),
+        ("api_server_config.api_server_name", "other.example.com"),
+        ("cluster.dnsServiceIP", "10.9.9.9"),
+        ("cluster_config.cluster_network_config.core_dns_service_ip", "10.9.9.9"),
+        ("cluster.kubernetesVersion", "1.35.1"),
+        ("kubernetes_version", "1.35.1"),
+        ("identity.bootstrapToken", "zzzzzz.0123456789abcdef"),
+        ("bootstrapping_config.tls_bootstrapping_token", "zzzzzz.0123456789abcdef"),
+        ("containerd.root", "/elsewhere"),
+        ("kubelet_config.container_data_dir", "/elsewhere"),
+        ("nodeClass.kubelet.cpuCFSQuotaPeriod", "50ms"),
+        ("nodeClass.kubelet.containerLogMaxSize", "7Mi"),
+        ("nodeClass.linuxOSConfig.sysctls.netIPv4IPLocalPortRange", "2000 50000"),
+        ("custom_linux_os_config.sysctl_config.net_ipv4_ip_local_port_range", "2000 50000"),
+        ("auth_config.service_principal_secret", "b3RoZXI="),
+        ("cluster_config.location", "chinaeast2"),
+        (
+            "nodeClass.vnetSubnetID",
+            "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/n",
+        ),
+    ];
+
+    /// Fields whose only other value means the same, or which say what the document is.
+    const NO_OTHER_VALUE: &[&str] = &["apiVersion", "kind", "version", "kubelet_config.enable_kubelet_config_file"];
+
+    fn values(path: &str, shape: &Shape) -> Vec<Value> {
+        let text = TEXTS.iter().find(|(known, _)| *known == path).map_or("other", |(_, text)| text);
+        match shape {
+            Shape::Object(_) => panic!("{path} is no leaf"),
+            Shape::Map(inner) => values(path, inner).into_iter().map(|value| json!({"example": value})).collect(),
+            Shape::List(_) if path.ends_with("aints") => vec![json!([format!("{text}:NoSchedule")])],
+            Shape::List(inner) => values(path, inner).into_iter().map(|value| json!([value])).collect(),
+            Shape::Text | Shape::TextThat(..) => vec![json!(text)],
+            Shape::Word(words) => words.iter().map(|word| json!(word)).collect(),
+            Shape::Integer(min, max) => vec![json!(min), json!(600.clamp(*min, *max)), json!(max)],
+            Shape::Bool => vec![json!(true), json!(false)],
+            Shape::ProtobufEnum(rows) => rows.iter().map(|(name, _)| json!(name)).collect(),
+            Shape::Any => vec![json!({"k": "v"})],
+        }
+    }
+
+    fn leaves(fields: &'static [Field], path: &str, found: &mut Vec<(String, &'static Shape)>) {
+        for field in fields.iter().filter(|field| field.is_acted_on()) {
+            let path = problem::join(path, field.name);
+            match &field.shape {
+                Shape::Object(fields) => leaves(fields, &path, found),
+                shape => found.push((path, shape)),
+            }
+        }
+    }
+
+    fn with(document: &Value, path: &str, value: Value) -> Value {
+        let mut document = document.clone();
+        let place = path.split('.').fold(&mut document, |value, name| &mut value[name]);
+        *place = value;
+        document
+    }
+
+    /// What a document leads to: a plan, or a refusal, which is an effect as well.
+    fn outcome(document: &Value) -> String {
+        let decoded = decoded(document);
+        let Some(config) = decoded.config else { return format!("{:?}", decoded.findings.problems) };
+        let facts: Facts = serde_json::from_str(include_str!("../../testdata/debian-13.json")).unwrap();
+        let plan = plan(&config, &facts).unwrap();
+        let revealed: String = plan
+            .steps()
+            .map(|step| match &step.want {
+                crate::plan::Want::File { content, .. } => content.reveal().to_owned(),
+                other => format!("{other:?}"),
+            })
+            .collect();
+        format!("{revealed} {:?} {:?}", config.boot, plan.notes)
+    }
+
+    fn check(shape: &'static Shape, base: &Value) {
+        let Shape::Object(fields) = shape else { panic!("a document is an object") };
+        let mut found = Vec::new();
+        leaves(fields, "", &mut found);
+        assert!(found.len() > 50, "{} leaves", found.len());
+        let without = outcome(base);
+        for (path, shape) in found {
+            let other = values(&path, shape).into_iter().map(|value| outcome(&with(base, &path, value)));
+            let changes = other.filter(|outcome| *outcome != without).count();
+            assert!(changes > 0 || NO_OTHER_VALUE.contains(&path.as_str()), "{path}: no value changes anything");
+        }
+    }
+
+    #[test]
+    fn of_a_node_bootstrap() {
+        let mut base = node_bootstrap();
+        base["node"]["providerID"] = json!("");
+        check(&node_bootstrap::SHAPE, &base);
+    }
+
+    #[test]
+    fn of_an_aks_node_config() {
+        let mut base = aks_node_config();
+        base["kubelet_config"]["enable_kubelet_config_file"] = json!(true);
+        check(&aks_node_config::SHAPE, &base);
+    }
+}
