@@ -39,7 +39,47 @@ async fn main() -> anyhow::Result<()> {
         let (cpu, programs) = (of(|f| f.cpu_ms), of(|f| f.programs));
         println!("{name:<34} {own:>9.1} {limit:>9.1} {:>9.2} {cpu:>9.1} {programs:>7.0}", own / limit);
     }
+    guard(&agent).await
+}
+
+/// What the guard holds and uses, looking ten times a second for ten seconds; as it ships it looks twice a minute.
+async fn guard(agent: &Path) -> anyhow::Result<()> {
+    let node = Node::new_on_disk(api_options()).await;
+    node.hand_over(node.bootstrap().to_string().as_bytes());
+    ensure!(command(agent, &node).arg("boot").output().await?.status.success(), "the boot failed");
+    let listen = format!("127.0.0.1:{}", nap_e2e::node::free_port());
+    let mut guard = command(agent, &node);
+    let mut guard = guard.args(["guard", "--interval", "0.1", "--listen", &listen]).kill_on_drop(true).spawn()?;
+    let id = guard.id().context("the guard runs")?;
+    tokio::time::sleep(Duration::from_secs(1)).await; // it warms up
+    let before = cpu_ticks(id)?;
+    tokio::time::sleep(Duration::from_secs(10)).await; // the time over which it is measured
+    let ticks = cpu_ticks(id)? - before;
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("?").trim().to_owned();
+    println!(
+        "\nguard: resident {}, peak {}, {:.2} ms CPU a look, threads {}",
+        field("VmRSS:"),
+        field("VmHWM:"),
+        ticks as f64 * 10.0 / 100.0,
+        field("Threads:")
+    );
+    guard.kill().await?;
     Ok(())
+}
+
+/// User and system time of a process in ticks of 10 ms.
+fn cpu_ticks(id: u32) -> anyhow::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+}
+
+fn command(agent: &Path, node: &Node) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(agent);
+    command.arg("--root").arg(node.root.directory()).args(["--imds", &node.imds.url()]);
+    command.stderr(std::process::Stdio::null());
+    command
 }
 
 fn release_agent() -> anyhow::Result<PathBuf> {
