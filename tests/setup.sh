@@ -13,6 +13,7 @@ need() { # need PROGRAM-OR-FILE PACKAGE
 
 PATH=$PATH:/usr/sbin:/sbin
 need cc gcc
+need /usr/include/stdio.h libc6-dev
 need pkg-config pkg-config
 need curl curl
 pkg-config --exists libsystemd 2>/dev/null || missing="$missing libsystemd-dev"
