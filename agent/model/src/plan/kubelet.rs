@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::credentials::{self, BOOTSTRAP_KUBECONFIG, CA, KUBECONFIG};
 use super::resource::{AbsPath, Content, Digest, Readiness, Step, Want, directory, public_file};
-use super::{cni, node_provider_id};
+use super::{cni, kubelet_gates, node_provider_id};
 use crate::config::NodeConfig;
 use crate::facts::Facts;
 use crate::kubernetes::{KubernetesVersion, NodeName};
@@ -31,22 +31,6 @@ const CIPHER_SUITES: &[&str] = &[
     "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
     "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
 ];
-
-/// Flags that a kubelet no longer knows, and since which minor version; with one of them it exits at once.
-/// Source: Kubernetes changelogs; karpenter-provider-azure `aksbootstrap.go`.
-const REMOVED_FLAGS: &[(&str, u32)] = &[
-    ("azure-container-registry-config", 30),
-    ("container-runtime", 27),
-    ("keep-terminated-pod-volumes", 31),
-    ("iptables-masquerade-bit", 31),
-    ("iptables-drop-bit", 31),
-    ("really-crash-for-testing", 31),
-    ("cloud-config", 34),
-    ("pod-infra-container-image", 35),
-];
-
-/// Fields of KubeletConfiguration that a version deprecates and warns about, and since which minor version.
-const DROPPED_FIELDS: &[(&str, u32)] = &[("streamingConnectionIdleTimeout", 34)];
 
 pub(super) struct Kubelet {
     os: &'static Distribution,
@@ -139,11 +123,13 @@ fn configuration(
     for (name, value) in &config.kubelet.config {
         merge(fields.entry(name.clone()).or_insert(Value::Null), value);
     }
-    for (name, since) in DROPPED_FIELDS.iter().filter(|(_, since)| version.at_least(*since)) {
-        if fields.remove(*name).is_some() {
-            notes.push(format!("kubelet field {name} left out: Kubernetes 1.{since} dropped it"));
+    fields.retain(|name, _| match kubelet_gates::refused_field(name, version) {
+        Some(why) => {
+            notes.push(format!("kubelet field {name} left out: {why}"));
+            false
         }
-    }
+        None => true,
+    });
     fields
 }
 
@@ -223,8 +209,8 @@ fn flags(
         None => notes.push("--provider-id left out: neither IMDS nor the configuration tells it".to_owned()),
     }
     for (flag, value) in &config.kubelet.flags {
-        match REMOVED_FLAGS.iter().find(|(removed, since)| removed == flag && version.at_least(*since)) {
-            Some((_, since)) => notes.push(format!("kubelet flag --{flag} left out: Kubernetes 1.{since} removed it")),
+        match kubelet_gates::refused_flag(flag, version) {
+            Some(why) => notes.push(format!("kubelet flag --{flag} left out: {why}")),
             None => _ = set(flag, value.clone()),
         }
     }

@@ -10,6 +10,7 @@ mod credentials;
 mod diff;
 mod kernel;
 mod kubelet;
+mod kubelet_gates;
 mod provider_id;
 mod resource;
 
