@@ -171,6 +171,12 @@ impl ScratchRoot {
     }
 }
 
+/// Asks a process of ours to end. A bare Debian has no `kill` program.
+pub fn terminate(id: u32) -> anyhow::Result<()> {
+    let id = nix::unistd::Pid::from_raw(i32::try_from(id)?);
+    Ok(nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM)?)
+}
+
 /// One of the workspace's programs, built beforehand (`make` does).
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nap_e2e::node::{Node, api_options, free_port, text};
+use nap_e2e::terminate;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Child;
@@ -100,8 +101,7 @@ async fn a_guard_before_the_boot_waits_and_is_live() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminated_guard_ends_well() {
     let mut guarded = guarded().await;
-    let id = guarded.guard.id().unwrap().to_string();
-    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    terminate(guarded.guard.id().unwrap()).unwrap();
     let status = tokio::time::timeout(LIMIT, guarded.guard.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(0));
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use nap_e2e::node::{NAME, Node, api_options};
+use nap_e2e::terminate;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
@@ -134,8 +135,7 @@ async fn repaired(node: &Node, path: &str, harm: impl FnOnce(&Path) -> std::io::
 }
 
 async fn stop(guard: &mut Child) -> anyhow::Result<()> {
-    let id = guard.id().context("the guard has ended by itself")?.to_string();
-    Command::new("kill").args(["-TERM", &id]).status().await?;
+    terminate(guard.id().context("the guard has ended by itself")?)?;
     let status = guard.wait().await?;
     ensure!(status.success(), "the guard ended badly: {status}");
     Ok(())
