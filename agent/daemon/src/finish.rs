@@ -8,7 +8,7 @@ use nap_model::report::{Failure, ProvisionReport, Timeline};
 use tracing::{debug, error, info};
 
 use crate::boot::Booted;
-use crate::logging::Tail;
+use crate::logging::{OUTCOME, Tail};
 use crate::progress::Progress;
 
 /// Units whose start the report has a key for.
@@ -28,20 +28,22 @@ pub(crate) async fn finish(root: &Root, progress: &Progress, tail: &Tail, outcom
         Ok(booted) => {
             let seconds = progress.elapsed().as_secs_f32();
             info!(
+                target: OUTCOME,
                 took_ms = progress.elapsed().as_millis(),
                 changed = booted.changed,
                 in_sync = booted.in_sync,
                 degraded = booted.degraded,
                 cpu_ms = cmd::cpu_time().as_millis(),
                 programs_started = cmd::programs_started(),
-                "boot done, the node has registered"
+                "boot done: the node has registered after {seconds:.1} s"
             );
             format!("nap-agent: the node has registered after {seconds:.1} s\n")
         }
         Err(failure) => {
-            error!(reason = %failure.reason, step = failure.step, exit_code = failure.reason.exit_code(), error = failure.message, "boot failed");
+            let (reason, exit_code) = (failure.reason, failure.reason.exit_code());
+            error!(target: OUTCOME, %reason, step = failure.step, exit_code, "boot failed: {failure}");
             for seen in &failure.evidence {
-                error!(reason = %failure.reason, "seen: {seen}");
+                error!("seen: {seen}");
             }
             let evidence: String =
                 failure.evidence.iter().take(8).map(|seen| format!("nap-agent:   seen: {seen}\n")).collect();

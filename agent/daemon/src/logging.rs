@@ -1,11 +1,15 @@
-//! Where log lines go: to the journal under systemd, to standard error by hand, and their tail into the report.
+//! Where log lines go: to standard error, which systemd takes into the journal, and their tail into the report.
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
@@ -46,23 +50,54 @@ impl MakeWriter<'_> for Tail {
     }
 }
 
+/// Target of the one event that tells how a boot ended. Under systemd it goes to the journal with its fields, so that
+/// `journalctl F_REASON=ApiServerDnsFailed` finds it on any node; every other line is for people to read.
+pub(crate) const OUTCOME: &str = "nap_agent::outcome";
+
 /// Starts logging. `NAP_LOG` takes the filter syntax of tracing-subscriber and overrides `default_level`.
 pub(crate) fn start(default_level: &str) -> Tail {
     let tail = Tail::default();
     let filter = EnvFilter::try_from_env("NAP_LOG").unwrap_or_else(|_| EnvFilter::new(default_level));
-    let kept =
-        fmt::layer().with_writer(tail.clone()).with_ansi(false).with_target(false).with_timer(fmt::time::uptime());
-    // systemd sets JOURNAL_STREAM for a unit whose output goes to the journal; then fields go there as fields.
+    let uptime = fmt::time::uptime;
+    let kept = fmt::layer().with_writer(tail.clone()).with_ansi(false).with_target(false).with_timer(uptime());
+    // systemd sets JOURNAL_STREAM for a unit whose output goes to the journal.
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
+    let is_outcome = |metadata: &Metadata<'_>| metadata.target() == OUTCOME;
     let journal = under_systemd.then(tracing_journald::layer).and_then(Result::ok);
-    let stderr = journal.is_none().then(|| {
-        fmt::layer()
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_target(false)
-            .with_timer(fmt::time::uptime())
-            .boxed()
-    });
+    let in_journal = journal.is_some();
+    let journal = journal.map(|layer| layer.with_filter(filter_fn(is_outcome)));
+    let stderr = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let stderr = if in_journal {
+        stderr.event_format(ForJournal).with_filter(filter_fn(move |metadata| !is_outcome(metadata))).boxed()
+    } else {
+        stderr.with_ansi(std::io::stderr().is_terminal()).with_timer(uptime()).boxed()
+    };
     tracing_subscriber::registry().with(filter).with(kept).with(journal).with(stderr).init();
     tail
+}
+
+/// A line for the journal: systemd's level prefix (sd-daemon(3)) before it, no time, because the journal has its own.
+struct ForJournal;
+
+impl<S, N> FormatEvent<S, N> for ForJournal
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let level = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            _ => 7,
+        };
+        write!(writer, "<{level}>")?;
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
 }

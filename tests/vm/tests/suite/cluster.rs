@@ -166,7 +166,7 @@ fn api_server_flags(etcd: SocketAddr, address: SocketAddr) -> Vec<String> {
         "--kubelet-client-certificate=admin.crt",
         "--kubelet-client-key=admin.key",
         "--service-account-issuer=https://nap-vm.test",
-        "--service-account-key-file=service-account.key",
+        "--service-account-key-file=service-account.pub",
         "--service-account-signing-key-file=service-account.key",
         "--allow-privileged=true",
         "--bind-address=127.0.0.1",
@@ -178,7 +178,9 @@ fn api_server_flags(etcd: SocketAddr, address: SocketAddr) -> Vec<String> {
     flags
 }
 
-const CONTROLLER_MANAGER_FLAGS: [&str; 9] = [
+const CONTROLLER_MANAGER_FLAGS: [&str; 10] = [
+    // It serves nothing we ask for, and its usual port is taken where two clusters run at a time.
+    "--secure-port=0",
     "--kubeconfig=controller-manager.kubeconfig",
     "--authentication-kubeconfig=controller-manager.kubeconfig",
     "--authorization-kubeconfig=controller-manager.kubeconfig",
@@ -210,7 +212,9 @@ fn write_credentials(folder: &Path) -> String {
     issue(folder, &ca, "server", ("kube-apiserver", ""), &addresses);
     issue(folder, &ca, "admin", ("admin", "system:masters"), &[]);
     issue(folder, &ca, "controller-manager", ("system:kube-controller-manager", ""), &[]);
-    fs::write(folder.join("service-account.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    let service_accounts = KeyPair::generate().unwrap();
+    fs::write(folder.join("service-account.key"), service_accounts.serialize_pem()).unwrap();
+    fs::write(folder.join("service-account.pub"), service_accounts.public_key_pem()).unwrap();
     ca.pem()
 }
 

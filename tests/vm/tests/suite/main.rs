@@ -3,6 +3,7 @@
 //! One binary, because one VM runs at a time anyway, and few boots, because each costs half a minute: a test here is the life of
 //! one VM. They take nap-agent and the pretend kubelet as `make` built them.
 
+mod api_contract;
 mod azure;
 mod boot_fails;
 mod cluster;

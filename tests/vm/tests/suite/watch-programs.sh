@@ -11,6 +11,8 @@ while true; do
         fi
         mapfile -d '' -t words <"$process/cmdline" || continue
         arguments="${words[*]}"
+        # A process on its way out has none, and an empty subscript would end this shell.
+        [[ -n $arguments ]] || continue
         [[ ${seen[$arguments]} ]] && continue
         seen[$arguments]=yes
         mapfile -d '' -t environment <"$process/environ"
