@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use nap_host::executor::{ApplyError, Executor, StepError};
 use nap_host::journal::Journal;
-use nap_host::sources::{self, Found};
+use nap_host::sources::Found;
 use nap_host::units::UnitError;
+use nap_host::wait::last_waited_for;
 use nap_host::{api, chain, logs, observe, persist};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
@@ -38,14 +39,14 @@ pub(crate) async fn boot(context: &Context, progress: &Progress) -> Result<Boote
         Ok(result) => result,
         Err(_) => {
             let message = format!("the boot did not end within {} s", config.boot.budget.as_secs());
-            Err(Failure::new(Reason::BootDeadlineExceeded, progress.current(), message))
+            Err(Failure::new(Reason::BootDeadlineExceeded, progress.current(), message).seen(last_waited_for()))
         }
     }
 }
 
 async fn fetch(context: &Context, progress: &Progress) -> Result<Found, Failure> {
     progress.enter("fetch");
-    let found = context.find(sources::IMDS_LIMIT).await;
+    let found = context.find().await;
     match found {
         // The control plane may know better than the disc: then the disc is the problem.
         Err(failure) if failure.reason == Reason::CustomDataMissing => {
@@ -154,6 +155,7 @@ impl Run<'_> {
 
     /// The token has done its work: plan again with the certificate as a fact, and the file goes.
     async fn forget_token(&mut self, found: &Found) -> Result<(), Failure> {
+        self.facts.observed_at = jiff::Timestamp::now();
         self.facts.client_certificate = observe::client_certificate(&self.context.root)
             .map_err(|error| step_failed("kubelet.bootstrap-kubeconfig", &error))?;
         let plan = plan(self.config, &self.facts)?;
@@ -219,7 +221,7 @@ fn step_failed(step: &str, error: &dyn std::error::Error) -> Failure {
 /// What the boot would change, for `plan --dry-run` and `boot --dry-run`.
 pub(crate) async fn planned(context: &Context) -> Result<Plan, Failure> {
     let started = Instant::now();
-    let found = context.find(sources::IMDS_LIMIT).await?;
+    let found = context.look_for().await?;
     let config = config_of(&found)?;
     let mut facts = context.observe().await?;
     context.add_instance(&mut facts, config).await;

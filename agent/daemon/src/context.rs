@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nap_host::imds::Imds;
 use nap_host::root::Root;
-use nap_host::sources::{self, Found};
+use nap_host::sources::{self, Found, Reach};
 use nap_host::{chain, observe, persist};
 use nap_model::config::NodeConfig;
 use nap_model::facts::{Dmi, Facts, Instance};
@@ -17,6 +17,9 @@ use crate::cli::{Common, Output};
 
 /// How long a boot waits for IMDS when it can do without.
 const IMDS_GRACE: Duration = Duration::from_secs(2);
+
+/// How often the routes are asked for the node's address while the network comes up.
+const ADDRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// What the flags of all commands mean.
 #[derive(Debug)]
@@ -34,15 +37,26 @@ impl Context {
         Ok(Self { root: Arc::new(root), imds: Arc::new(imds), output: common.output, common })
     }
 
-    /// Finds the configuration in the sources.
-    pub(crate) async fn find(&self, limit: Duration) -> Result<Found, Failure> {
-        let dmi = self.dmi()?;
-        let found = sources::find(&self.root, self.common.custom_data.as_deref(), &dmi, &self.imds, limit).await?;
+    /// Finds the configuration in the sources, the provisioning disc among them.
+    pub(crate) async fn find(&self) -> Result<Found, Failure> {
+        self.find_within(Reach { may_mount: true, imds_limit: sources::IMDS_LIMIT }).await
+    }
+
+    /// Finds the configuration and touches nothing: for commands that only show something, and for the guard.
+    pub(crate) async fn look_for(&self) -> Result<Found, Failure> {
+        self.find_within(Reach { may_mount: false, imds_limit: Duration::from_secs(5) }).await
+    }
+
+    async fn find_within(&self, reach: Reach) -> Result<Found, Failure> {
+        let given = self.common.custom_data.as_deref();
+        // A given file can be looked at anywhere, also where the firmware's words are root's alone.
+        let dmi = if given.is_some() { Dmi::default() } else { self.dmi()? };
+        let found = sources::find(&self.root, given, &dmi, &self.imds, reach).await?;
         info!(source = ?found.source, format = %found.decoded.document.format, "custom data found");
         Ok(found)
     }
 
-    pub(crate) fn dmi(&self) -> Result<Dmi, Failure> {
+    fn dmi(&self) -> Result<Dmi, Failure> {
         observe::dmi(&self.root).map_err(|error| Failure::new(Reason::StepFailed, "observe", chain(&error)))
     }
 
@@ -60,11 +74,14 @@ impl Context {
         if self.common.facts.is_some() {
             return;
         }
-        // Both have a fallback: the address from the routes, the id from subscription, group and name.
-        let can_do_without = facts.primary_address.is_some()
-            && (config.provider_id.is_some() || !config.cloud.subscription_id.is_empty());
-        let limit = if can_do_without { IMDS_GRACE } else { sources::IMDS_LIMIT };
-        facts.instance = match self.imds.instance(limit).await {
+        let answer = tokio::select! {
+            answer = self.imds.instance(sources::IMDS_LIMIT) => answer.map_err(|error| chain(&error)),
+            // Cancelling a question to IMDS loses nothing.
+            () = can_do_without(facts, config) => Err("no answer yet, and none needed".to_owned()),
+        };
+        // The routes may have come up meanwhile.
+        facts.primary_address = facts.primary_address.or_else(observe::primary_address);
+        facts.instance = match answer {
             Ok(instance) if !facts.dmi.is_vm(&instance.vm_id) => {
                 warn!(
                     vm_id = instance.vm_id,
@@ -75,7 +92,7 @@ impl Context {
             }
             Ok(instance) => Some(instance),
             Err(error) => {
-                warn!(error = chain(&error), "going on without IMDS");
+                warn!(error, "going on without IMDS");
                 self.remembered_instance(facts)
             }
         };
@@ -86,6 +103,20 @@ impl Context {
         let old = persist::read_facts(&self.root).ok().flatten()?;
         old.instance.filter(|_| old.dmi == facts.dmi)
     }
+}
+
+/// Ends when the boot can do without IMDS: the address is in the routes, the provider id in the configuration, and IMDS had
+/// its chance.
+async fn can_do_without(facts: &Facts, config: &NodeConfig) {
+    let grace = tokio::time::sleep(IMDS_GRACE);
+    if config.provider_id.is_none() && config.cloud.subscription_id.is_empty() {
+        return std::future::pending().await;
+    }
+    let mut ticks = tokio::time::interval(ADDRESS_EVERY);
+    while facts.primary_address.or_else(observe::primary_address).is_none() {
+        ticks.tick().await;
+    }
+    grace.await;
 }
 
 fn read_facts(path: &std::path::Path) -> anyhow::Result<Facts> {

@@ -1,10 +1,13 @@
 //! How a boot's end leaves the node: `provision.json` and its marker, the journal, the serial console.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use nap_host::root::Root;
 use nap_host::units::Units;
 use nap_host::{chain, cmd, observe, persist};
 use nap_model::report::{Failure, ProvisionReport, Timeline};
+use tokio::time::timeout;
 use tracing::{debug, error, info};
 
 use crate::boot::Booted;
@@ -89,7 +92,14 @@ fn kernel_start(root: &Root, now: Timestamp) -> Option<Timestamp> {
     now.checked_sub(SignedDuration::try_from_secs_f64(seconds).ok()?).ok()
 }
 
+/// The report does not wait for a systemd that hangs.
+const UNIT_TIMES_LIMIT: Duration = Duration::from_secs(5);
+
 async fn unit_starts(root: &Root) -> Vec<(String, String)> {
+    timeout(UNIT_TIMES_LIMIT, ask_unit_starts(root)).await.unwrap_or_default()
+}
+
+async fn ask_unit_starts(root: &Root) -> Vec<(String, String)> {
     let Ok(units) = Units::connect(root).await else { return Vec::new() };
     let mut starts = Vec::new();
     for name in UNITS {

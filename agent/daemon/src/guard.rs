@@ -8,42 +8,76 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nap_host::executor::{Executor, compare};
-use nap_host::journal::Journal;
+use jiff::{SignedDuration, Timestamp};
+use nap_host::executor::{Comparison, Executor, compare};
+use nap_host::journal::{self, Event, Journal};
 use nap_host::units::Units;
-use nap_host::{chain, notify, observe, persist, sources};
+use nap_host::{api, chain, notify, observe, persist};
 use nap_model::config::NodeConfig;
-use nap_model::plan::{Plan, Stage, Step, Want, plan};
-use nap_model::report::Failure;
+use nap_model::plan::{Plan, Stage, Step, Want, keep, node_name};
+use nap_model::report::{Failure, Reason};
 use tokio::time::{Instant, interval};
 use tracing::{debug, info, warn};
 
 use crate::context::{Context, config_of};
 use crate::http::Health;
+use crate::logging::Tail;
+use crate::progress::Progress;
+use crate::{boot, finish};
 
 /// Most repairs of one step in [`REPAIR_WINDOW`].
 const MAX_REPAIRS: usize = 5;
 
-const REPAIR_WINDOW: Duration = Duration::from_secs(3600);
+const REPAIR_WINDOW: SignedDuration = SignedDuration::from_hours(1);
+
+/// The guard's name in the journal.
+const RUN: &str = "guard";
+
+/// Longest look during which the watchdog is fed: a unit's start and a search for the configuration have limits of their own, and
+/// this is more than all of them together.
+const MAX_LOOK: Duration = Duration::from_secs(600);
 
 /// Watches for ever.
-pub(crate) async fn guard(context: &Context, every: Duration, health: &Health) -> Infallible {
+pub(crate) async fn guard(context: &Context, tail: &Tail, every: Duration, health: &Health) -> Infallible {
     // The watchdog is fed by this loop and no other, so it tells systemd that looks get done.
     let feed = notify::watchdog_interval().map_or(every, |watchdog| every.min(watchdog / 3));
     let mut ticks = interval(feed);
     let mut last_look: Option<Instant> = None;
-    let mut guard = Guard { context, config: None, repairs: HashMap::new(), said: String::new() };
+    let repairs = past_repairs(context);
+    let mut guard = Guard { context, tail, config: None, repairs, said: String::new() };
     notify::ready("guarding");
     loop {
         ticks.tick().await;
-        if last_look.is_none_or(|look| look.elapsed() + feed / 2 >= every) {
-            let state = guard.look().await;
-            last_look = Some(Instant::now());
-            guard.say(&state);
-            health.looked(state);
-        }
         notify::alive(&guard.said);
+        if last_look.is_some_and(|look| look.elapsed() + feed / 2 < every) {
+            continue;
+        }
+        let state = {
+            let started = Instant::now();
+            let look = guard.look();
+            tokio::pin!(look);
+            loop {
+                tokio::select! {
+                    state = &mut look => break state,
+                    // The look goes on; only a tick is taken.
+                    _ = ticks.tick() => if started.elapsed() < MAX_LOOK { notify::alive("looking") },
+                }
+            }
+        };
+        last_look = Some(Instant::now());
+        guard.say(&state);
+        health.looked(state);
     }
+}
+
+/// The guard's repairs of the last hour, from the journal: a restart of ours does not give a fresh budget.
+fn past_repairs(context: &Context) -> HashMap<String, Vec<Timestamp>> {
+    let mut repairs: HashMap<String, Vec<Timestamp>> = HashMap::new();
+    let lines = journal::read(&context.root).unwrap_or_default(); // without a journal there were none
+    for line in lines.into_iter().filter(|line| line.run == RUN && line.event == Event::Attempt) {
+        repairs.entry(line.step).or_default().push(line.at);
+    }
+    repairs
 }
 
 /// What a look found.
@@ -75,8 +109,9 @@ impl std::fmt::Display for State {
 
 struct Guard<'a> {
     context: &'a Context,
+    tail: &'a Tail,
     config: Option<NodeConfig>,
-    repairs: HashMap<String, Vec<Instant>>,
+    repairs: HashMap<String, Vec<Timestamp>>,
     said: String,
 }
 
@@ -92,7 +127,15 @@ impl Guard<'_> {
     async fn look(&mut self) -> State {
         match booted_now(self.context) {
             Ok(()) => {}
-            Err(why) => return State::NotBooted(why),
+            Err(why) => {
+                if self.has_registered_late().await {
+                    info!("the node has registered after all; booting again to complete it");
+                    let progress = Progress::new();
+                    let outcome = boot::boot(self.context, &progress).await;
+                    finish::finish(&self.context.root, &progress, self.tail, outcome).await;
+                }
+                return State::NotBooted(why);
+            }
         }
         match self.put_back().await {
             Ok(state) => state,
@@ -100,10 +143,37 @@ impl Guard<'_> {
         }
     }
 
+    /// A boot that ran out of time while kubelet went on: the Node is there now, and the boot, which changes nothing that is true,
+    /// removes the token and corrects the report.
+    async fn has_registered_late(&self) -> bool {
+        let root = &self.context.root;
+        let report = persist::read_complete_report(root).ok().flatten();
+        let boot_id = observe::boot_id(root).unwrap_or_default();
+        let late = [
+            Reason::NodeNotRegistered,
+            Reason::KubeletUnhealthy,
+            Reason::ClientCertificateNotIssued,
+            Reason::BootDeadlineExceeded,
+        ];
+        let was_late = report.is_some_and(|report| {
+            report.boot_id == boot_id && late.iter().any(|reason| report.reason == reason.to_string())
+        });
+        if !was_late {
+            return false;
+        }
+        let Ok(Some(facts)) = persist::read_facts(root) else { return false };
+        let Ok(found) = self.context.look_for().await else { return false };
+        let Ok(name) = config_of(&found).and_then(|config| node_name(config, &facts)) else { return false };
+        api::node(root, name.as_str()).await.is_ok()
+    }
+
     async fn put_back(&mut self) -> Result<State, Failure> {
         let plan = self.plan().await?;
         let root = &self.context.root;
-        let found = compare(root, &plan).await.differences;
+        let Comparison { differences: found, unknown } = compare(root, &plan).await;
+        if let Some(unknown) = unknown.iter().find(|unknown| unknown.essential) {
+            return Ok(State::Failed(format!("{}: {}", unknown.step, unknown.why)));
+        }
         if found.is_empty() {
             return Ok(State::InSync);
         }
@@ -116,7 +186,11 @@ impl Guard<'_> {
             Ok(repaired) => repaired,
             Err(message) => return Ok(State::Failed(message)),
         };
-        Ok(if left.is_empty() { State::Repaired(repaired) } else { State::Left(left) })
+        Ok(match (left.is_empty(), repaired.is_empty()) {
+            (false, _) => State::Left(left),
+            (true, false) => State::Repaired(repaired),
+            (true, true) => State::Left(vec!["what the node can do without could not be put back".to_owned()]),
+        })
     }
 
     /// The boot's plan, with the time and the client certificate of now. No program is started for it.
@@ -125,18 +199,18 @@ impl Guard<'_> {
         let config = match &self.config {
             Some(config) => config,
             None => {
-                let found = self.context.find(sources::IMDS_LIMIT).await?;
+                let found = self.context.look_for().await?;
                 self.config.insert(config_of(&found)?.clone())
             }
         };
         let read = persist::read_facts(root).and_then(|facts| Ok((facts, observe::client_certificate(root)?)));
-        let step_failed = |message| Failure::new(nap_model::report::Reason::StepFailed, "guard", message);
+        let step_failed = |message| Failure::new(Reason::StepFailed, "guard", message);
         let (facts, client_certificate) = read.map_err(|error| step_failed(chain(&error)))?;
         let mut facts =
             facts.ok_or_else(|| step_failed("the boot's facts are gone; the next boot writes them".to_owned()))?;
         facts.observed_at = jiff::Timestamp::now();
         facts.client_certificate = client_certificate;
-        plan(config, &facts)
+        keep(config, &facts)
     }
 
     /// The differing steps that may be put back, and why the others may not.
@@ -158,24 +232,25 @@ impl Guard<'_> {
 
     async fn refusal(&mut self, step: &Step) -> Option<String> {
         if let Want::Unit { name, .. } = &step.want
-            && was_stopped(self.context, name).await
+            && let Some(why) = hands_off(self.context, name).await
         {
-            return Some(format!("{name} was stopped on purpose"));
+            return Some(why);
         }
         let repairs = self.repairs.entry(step.id.clone()).or_default();
-        repairs.retain(|at| at.elapsed() < REPAIR_WINDOW);
+        let now = Timestamp::now();
+        repairs.retain(|at| now.duration_since(*at) < REPAIR_WINDOW);
         if repairs.len() >= MAX_REPAIRS {
             warn!(step = step.id, "drifts again and again; another writer must be found");
             return Some(format!("put back {MAX_REPAIRS} times in an hour; another writer changes it"));
         }
-        repairs.push(Instant::now());
+        repairs.push(now);
         None
     }
 
     async fn apply(&self, stages: &[Stage]) -> Result<Vec<String>, String> {
         let root = &self.context.root;
         let boot_id = observe::boot_id(root).map_err(|error| chain(&error))?;
-        let journal = Journal::open(root, &boot_id, "guard").map_err(|error| chain(&error))?;
+        let journal = Journal::open(root, &boot_id, RUN).map_err(|error| chain(&error))?;
         let limit = self.config.as_ref().map_or(Duration::from_secs(90), |config| config.boot.unit_start);
         let executor = Executor::new(Arc::clone(root), Arc::new(journal), limit);
         let mut repaired = Vec::new();
@@ -201,13 +276,18 @@ fn booted_now(context: &Context) -> Result<(), String> {
     }
 }
 
-async fn was_stopped(context: &Context, unit: &str) -> bool {
-    let Ok(units) = Units::connect(&context.root).await else { return false };
+/// Why a unit is not to be touched now.
+async fn hands_off(context: &Context, unit: &str) -> Option<String> {
+    let units = Units::connect(&context.root).await.ok()?;
     match units.status(unit).await {
-        Ok(status) => status.active == "inactive" && status.result == "success",
+        Ok(status) if status.is_in_transition() => Some(format!("{unit} is {} ({})", status.active, status.sub)),
+        Ok(status) if status.active == "inactive" && status.result == "success" => {
+            Some(format!("{unit} was stopped on purpose"))
+        }
+        Ok(_) => None,
         Err(error) => {
-            debug!(unit, error = chain(&error), "cannot tell whether it was stopped");
-            false
+            debug!(unit, error = chain(&error), "cannot tell how it is");
+            None
         }
     }
 }

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -14,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::guard::State;
 
@@ -64,19 +63,38 @@ impl Health {
     }
 }
 
-/// Opens the endpoint and serves it until the process ends. An address that is taken is an error at once.
+/// How often an address that is taken is tried again. The guard does its work meanwhile.
+const BIND_EVERY: Duration = Duration::from_secs(5);
+
+/// Serves the endpoint until the process ends.
 pub(crate) fn serve(address: SocketAddr, health: Health) -> anyhow::Result<()> {
-    let listener = std::net::TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
-    listener.set_nonblocking(true)?;
-    info!(address = %listener.local_addr()?, "serving /livez and /readyz");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("http".to_owned());
-    thread.spawn(move || runtime.block_on(accept(listener, health)))?;
+    thread.spawn(move || {
+        runtime.block_on(async {
+            let listener = bind(address).await;
+            accept(listener, health).await;
+        });
+    })?;
     Ok(())
 }
 
-async fn accept(listener: std::net::TcpListener, health: Health) {
-    let listener = TcpListener::from_std(listener).expect("the listener is bound and non-blocking");
+async fn bind(address: SocketAddr) -> TcpListener {
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                info!(%address, "serving /livez and /readyz");
+                return listener;
+            }
+            Err(error) => {
+                warn!(%address, error = %error, "cannot serve /livez; somebody else has the address");
+                tokio::time::sleep(BIND_EVERY).await;
+            }
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, health: Health) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };

@@ -16,8 +16,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use nap_host::{notify, persist};
-use nap_model::report::Failure;
+use nap_host::wait::last_waited_for;
+use nap_host::{chain, notify, persist};
+use nap_model::report::{Failure, Reason};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
@@ -65,7 +66,7 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
             Ok(0)
         }
         Command::Boot { dry_run: false } => boot_and_report(&context, tail).await,
-        Command::Guard { interval, listen } => guard_until_told(&context, interval, listen).await,
+        Command::Guard { interval, listen } => guard_until_told(&context, tail, interval, listen).await,
         Command::Status => show::status(&context, &mut out).await,
         Command::Wait { timeout } => wait::wait(&context, timeout, &mut out).await,
         Command::Reasons => {
@@ -87,15 +88,27 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
     }
 }
 
+/// Boots, and writes the report whatever happens: also when systemd runs out of patience.
 async fn boot_and_report(context: &Context, tail: &Tail) -> anyhow::Result<u8> {
     let progress = Progress::new();
-    persist::clear_report(&context.root)?;
-    let outcome = boot::boot(context, &progress).await;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let outcome = match persist::clear_report(&context.root) {
+        Ok(()) => tokio::select! {
+            outcome = boot::boot(context, &progress) => outcome,
+            // Dropped in the middle: the next run takes over, like after a crash.
+            _ = terminate.recv() => {
+                let message = "told to stop before the node had registered";
+                Err(Failure::new(Reason::BootDeadlineExceeded, progress.current(), message).seen(last_waited_for()))
+            }
+        },
+        Err(error) => Err(Failure::new(Reason::StepFailed, "report", chain(&error))),
+    };
     Ok(finish::finish(&context.root, &progress, tail, outcome).await)
 }
 
 async fn guard_until_told(
     context: &Context,
+    tail: &Tail,
     interval: std::time::Duration,
     listen: std::net::SocketAddr,
 ) -> anyhow::Result<u8> {
@@ -105,7 +118,7 @@ async fn guard_until_told(
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
         // Dropped at a signal: a step that was under way is finished by the next run, like after a crash.
-        never = guard::guard(context, interval, &health) => match never {},
+        never = guard::guard(context, tail, interval, &health) => match never {},
         _ = terminate.recv() => info!("told to stop"),
         _ = interrupt.recv() => info!("interrupted"),
     }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use nap_host::executor::{Comparison, compare};
-use nap_host::sources::{self, Found};
+use nap_host::sources::Found;
 use nap_host::{chain, journal, observe, persist};
 use nap_model::plan::{Plan, Want};
 use nap_model::report::{Failure, REASONS, Reason};
@@ -14,7 +14,7 @@ use crate::context::{Context, config_of};
 
 /// `decode`: the document with every mistake in it.
 pub(crate) async fn decode(context: &Context, out: &mut impl Write) -> anyhow::Result<u8> {
-    let found = context.find(sources::IMDS_LIMIT).await?;
+    let found = context.look_for().await?;
     let shown = found.decoded.shown();
     match context.output {
         Output::Json => {
@@ -83,7 +83,7 @@ pub(crate) async fn dry_run(context: &Context, plan: &Plan, out: &mut impl Write
 
 fn write_comparison(comparison: &Comparison, out: &mut impl Write) -> io::Result<()> {
     comparison.differences.iter().try_for_each(|difference| write!(out, "{difference}"))?;
-    comparison.unknown.iter().try_for_each(|(step, why)| writeln!(out, "? {step}: {why}"))?;
+    comparison.unknown.iter().try_for_each(|unknown| writeln!(out, "? {}: {}", unknown.step, unknown.why))?;
     match comparison.differences.len() {
         0 => writeln!(out, "nothing would change"),
         count => writeln!(out, "{count} steps would change; nothing was touched"),
@@ -125,19 +125,23 @@ pub(crate) async fn status(context: &Context, out: &mut impl Write) -> anyhow::R
     for line in last.iter().rev() {
         writeln!(out, "journal: {} {} {} {:?} {}", line.at, line.run, line.step, line.event, line.detail)?;
     }
-    Ok(u8::from(!booted || drifted.is_ok_and(|drifted| !drifted.is_empty())))
+    Ok(u8::from(!booted || !drifted.is_ok_and(|drifted| drifted.is_empty())))
 }
 
 async fn drift(context: &Context) -> Result<Vec<nap_host::executor::Difference>, Failure> {
     let root = &context.root;
-    let found = context.find(std::time::Duration::from_secs(5)).await?;
+    let found = context.look_for().await?;
     let failed = |message: String| Failure::new(Reason::StepFailed, "status", message);
     let facts = persist::read_facts(root).map_err(|error| failed(chain(&error)))?;
     let mut facts = facts.ok_or_else(|| failed("no boot has observed this machine yet".to_owned()))?;
     facts.observed_at = jiff::Timestamp::now();
     facts.client_certificate = observe::client_certificate(root).map_err(|error| failed(chain(&error)))?;
-    let plan = nap_model::plan::plan(config_of(&found)?, &facts)?;
-    Ok(compare(root, &plan).await.differences)
+    let plan = nap_model::plan::keep(config_of(&found)?, &facts)?;
+    let comparison = compare(root, &plan).await;
+    match comparison.unknown.iter().find(|unknown| unknown.essential) {
+        Some(unknown) => Err(failed(format!("{}: {}", unknown.step, unknown.why))),
+        None => Ok(comparison.differences),
+    }
 }
 
 /// `reasons`: the table.

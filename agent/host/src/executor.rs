@@ -107,6 +107,7 @@ impl Executor {
         let mut applied = Applied::default();
         let mut attempts = Vec::new();
         let mut log = Vec::new();
+        let mut first_failure = Ok(());
         for (step, check) in check_all(&self.root, &stage.steps).await {
             match check {
                 Ok(None) => {
@@ -118,7 +119,7 @@ impl Executor {
                     log.push((step.id.clone(), Event::Attempt, difference.summary));
                     attempts.push(step);
                 }
-                Err(source) => self.failed(&step, source, &mut applied)?,
+                Err(source) => first_failure = first_failure.and(self.failed(&step, source, &mut applied)),
             }
         }
         let sync = !attempts.is_empty();
@@ -126,8 +127,8 @@ impl Executor {
             .write(&log, sync)
             .map_err(|error| ApplyError { step: stage.name.to_owned(), source: error.into() })?;
         checkpoint::pass("attempts in the journal");
-        self.change_all(attempts, &mut applied).await?;
-        Ok(applied)
+        let changed = self.change_all(attempts, &mut applied).await;
+        first_failure.and(changed).map(|()| applied)
     }
 
     async fn change_all(&self, attempts: Vec<Step>, applied: &mut Applied) -> Result<(), ApplyError> {
@@ -184,14 +185,26 @@ impl Executor {
     }
 }
 
+/// A step that cannot be checked.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unknown {
+    /// The step.
+    pub step: String,
+    /// Why.
+    pub why: String,
+    /// Whether the node needs it.
+    pub essential: bool,
+}
+
 /// A plan beside the machine.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Comparison {
     /// What applying the plan would change.
     pub differences: Vec<Difference>,
-    /// Steps that cannot be checked: id and why.
-    pub unknown: Vec<(String, String)>,
+    /// Steps that cannot be checked.
+    pub unknown: Vec<Unknown>,
 }
 
 /// Compares a plan with the machine, and touches nothing.
@@ -201,7 +214,9 @@ pub async fn compare(root: &Arc<Root>, plan: &Plan) -> Comparison {
         for (step, check) in check_all(root, &stage.steps).await {
             match check {
                 Ok(difference) => comparison.differences.extend(difference),
-                Err(error) => comparison.unknown.push((step.id, chain(&error))),
+                Err(error) => {
+                    comparison.unknown.push(Unknown { step: step.id, why: chain(&error), essential: step.essential });
+                }
             }
         }
     }

@@ -69,15 +69,20 @@ impl Journal {
     /// When it cannot be opened; then nothing may be changed either.
     pub fn open(root: &Root, boot_id: &str, run: &'static str) -> Result<Self, FileError> {
         let path = AbsPath::literal(PATH);
+        let mut cut = false;
         match root.read(PATH)? {
             Some(bytes) if bytes.len() > MAX_BYTES => {
                 root.write(&AbsPath::literal(OLD_PATH), &bytes, 0o600)?;
                 root.write(&path, b"", 0o600)?;
             }
-            Some(_) => {}
+            Some(bytes) => cut = bytes.last().is_some_and(|byte| *byte != b'\n'),
             None => root.write(&path, b"", 0o600)?,
         }
-        let file = root.open_for_writing(PATH, OFlag::O_APPEND)?;
+        let mut file = root.open_for_writing(PATH, OFlag::O_APPEND)?;
+        if cut {
+            // A crash cut the last line; the next must not be glued to it.
+            file.write_all(b"\n").map_err(|source| FileError { action: "append to", path: PATH.to_owned(), source })?;
+        }
         Ok(Self { file: Mutex::new(file), boot_id: boot_id.to_owned(), run })
     }
 
@@ -133,6 +138,9 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let events: Vec<_> = read(&root).unwrap().iter().map(|line| line.event).collect();
         assert_eq!(events, [Event::Attempt, Event::Changed]);
+        let journal = Journal::open(&root, "b", "guard").unwrap();
+        journal.write(&[("b".into(), Event::Attempt, String::new())], true).unwrap();
+        assert_eq!(read(&root).unwrap().len(), 3);
     }
 
     #[test]

@@ -134,7 +134,7 @@ async fn version(root: &Root, program: &str) -> Option<KubernetesVersion> {
 
 /// The address from which the default route leaves. Connecting a UDP socket asks the routing table and sends nothing; the
 /// destinations are documentation prefixes (RFC 5737, RFC 3849), which only a default route covers.
-fn primary_address() -> Option<IpAddr> {
+pub fn primary_address() -> Option<IpAddr> {
     [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")].into_iter().find_map(|(from, to)| {
         let socket = UdpSocket::bind(from).ok()?;
         socket.connect(to).ok()?;

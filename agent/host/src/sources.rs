@@ -17,6 +17,15 @@ use crate::{chain, media, persist};
 /// How long IMDS may take when the configuration must come from it, in seconds: a host update answers 410 for up to 70.
 pub const IMDS_LIMIT: Duration = Duration::from_secs(90);
 
+/// How far a search may go.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach {
+    /// Whether the provisioning disc may be mounted; a command that only shows something leaves it alone.
+    pub may_mount: bool,
+    /// How long IMDS may take.
+    pub imds_limit: Duration,
+}
+
 /// What is tried, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -25,14 +34,14 @@ pub enum Source {
     GivenFile,
     /// The provisioning disc.
     OvfMedia,
+    /// Our own copy of an earlier boot, which says which VM it is of.
+    OwnCopy,
     /// cloud-init's copy of the disc's document.
     OvfCopy,
     /// WALinuxAgent's copy of the custom data.
     WaagentCopy,
     /// cloud-init's copy of the custom data.
     CloudInitCopy,
-    /// Our own copy of an earlier boot of this VM.
-    OwnCopy,
     /// IMDS `userData`.
     ImdsUserData,
     /// IMDS `customData`, empty on Azure, filled by emulators.
@@ -63,19 +72,14 @@ pub struct Found {
 ///
 /// # Errors
 /// [`Reason::CustomDataMissing`], [`Reason::CustomDataUnreadable`] or [`Reason::ImdsUnreachable`], with every source's outcome.
-pub async fn find(
-    root: &Root,
-    given: Option<&Path>,
-    dmi: &Dmi,
-    imds: &Imds,
-    limit: Duration,
-) -> Result<Found, Failure> {
-    let mut search = Search::default();
+pub async fn find(root: &Root, given: Option<&Path>, dmi: &Dmi, imds: &Imds, reach: Reach) -> Result<Found, Failure> {
+    let mut search = Search { may_mount: reach.may_mount, ..Search::default() };
     let found = match given {
         Some(path) => search.given(path),
         None => match search.on_disk(root, dmi) {
             Some(found) => Some(found),
-            None => search.in_imds(imds, limit).await,
+            None if search.damaged => None,
+            None => search.in_imds(imds, reach.imds_limit).await,
         },
     };
     match found {
@@ -84,32 +88,44 @@ pub async fn find(
     }
 }
 
+/// The source that won and what it gave; nothing when it gave nothing.
+type Won = Option<(Source, Decoded)>;
+
 #[derive(Default)]
 struct Search {
     tried: Vec<Tried>,
     unreadable: Option<String>,
+    damaged: bool,
+    may_mount: bool,
     imds_failed: bool,
 }
 
 impl Search {
-    fn given(&mut self, path: &Path) -> Option<(Source, Decoded)> {
+    fn given(&mut self, path: &Path) -> Won {
         match std::fs::read(path) {
             Ok(bytes) => self.opens(Source::GivenFile, &bytes),
             Err(error) => self.no(Source::GivenFile, format!("cannot read {}: {error}", path.display())),
         }
     }
 
-    fn on_disk(&mut self, root: &Root, dmi: &Dmi) -> Option<(Source, Decoded)> {
-        self.media(root)
-            .or_else(|| self.ovf_copy(root))
-            .or_else(|| self.file(root, Source::WaagentCopy, "/var/lib/waagent/CustomData"))
-            .or_else(|| self.cloud_init_copy(root, dmi))
-            .or_else(|| self.own_copy(root, dmi))
+    fn on_disk(&mut self, root: &Root, dmi: &Dmi) -> Won {
+        let sources: [&dyn Fn(&mut Self) -> Won; 5] = [
+            &|search| search.media(root),
+            &|search| search.own_copy(root, dmi),
+            &|search| search.ovf_copy(root),
+            &|search| search.file(root, Source::WaagentCopy, "/var/lib/waagent/CustomData"),
+            &|search| search.cloud_init_copy(root, dmi),
+        ];
+        // A custom data that is damaged is this boot's, and an older copy would be the wrong one.
+        sources.iter().find_map(|source| if self.damaged { None } else { source(self) })
     }
 
-    fn media(&mut self, root: &Root) -> Option<(Source, Decoded)> {
+    fn media(&mut self, root: &Root) -> Won {
         if !root.is_machine() {
             return self.no(Source::OvfMedia, "no drives below a scratch root".to_owned());
+        }
+        if !self.may_mount {
+            return self.no(Source::OvfMedia, "not mounted by a command that touches nothing".to_owned());
         }
         match media::read(root) {
             Ok(document) => self.ovf(Source::OvfMedia, document),
@@ -117,7 +133,7 @@ impl Search {
         }
     }
 
-    fn ovf_copy(&mut self, root: &Root) -> Option<(Source, Decoded)> {
+    fn ovf_copy(&mut self, root: &Root) -> Won {
         let path = "/var/lib/waagent/ovf-env.xml";
         match root.read(path) {
             Ok(Some(xml)) => match ovf::parse(&xml) {
@@ -129,7 +145,7 @@ impl Search {
         }
     }
 
-    fn ovf(&mut self, source: Source, document: ovf::OvfEnvironment) -> Option<(Source, Decoded)> {
+    fn ovf(&mut self, source: Source, document: ovf::OvfEnvironment) -> Won {
         match document.custom_data {
             _ if document.preprovisioned => {
                 self.no(source, "still the pool's document, not this VM's (PreprovisionedVm)".to_owned())
@@ -139,7 +155,7 @@ impl Search {
         }
     }
 
-    fn cloud_init_copy(&mut self, root: &Root, dmi: &Dmi) -> Option<(Source, Decoded)> {
+    fn cloud_init_copy(&mut self, root: &Root, dmi: &Dmi) -> Won {
         // An image captured without cleaning holds another VM's custom data; cloud-init names the instance after the VM.
         let instance = root.read_text("/var/lib/cloud/data/instance-id").ok().flatten().unwrap_or_default();
         let is_uuid = instance.len() == 36 && instance.matches('-').count() == 4;
@@ -149,7 +165,7 @@ impl Search {
         self.file(root, Source::CloudInitCopy, "/var/lib/cloud/instance/user-data.txt")
     }
 
-    fn own_copy(&mut self, root: &Root, dmi: &Dmi) -> Option<(Source, Decoded)> {
+    fn own_copy(&mut self, root: &Root, dmi: &Dmi) -> Won {
         match persist::read_copy(root, dmi) {
             Ok(Some(bytes)) => self.opens(Source::OwnCopy, &bytes),
             Ok(None) => self.no(Source::OwnCopy, "no copy of this VM's".to_owned()),
@@ -157,7 +173,7 @@ impl Search {
         }
     }
 
-    fn file(&mut self, root: &Root, source: Source, path: &str) -> Option<(Source, Decoded)> {
+    fn file(&mut self, root: &Root, source: Source, path: &str) -> Won {
         match root.read(path) {
             Ok(Some(bytes)) if !bytes.is_empty() => self.opens(source, &bytes),
             Ok(_) => self.no(source, format!("no {path}, or empty")),
@@ -165,7 +181,7 @@ impl Search {
         }
     }
 
-    async fn in_imds(&mut self, imds: &Imds, limit: Duration) -> Option<(Source, Decoded)> {
+    async fn in_imds(&mut self, imds: &Imds, limit: Duration) -> Won {
         for (source, name) in [(Source::ImdsUserData, "userData"), (Source::ImdsCustomData, "customData")] {
             let found = match imds.compute_text(name, limit).await {
                 Ok(bytes) if bytes.is_empty() => self.no(source, "empty".to_owned()),
@@ -187,7 +203,7 @@ impl Search {
         None
     }
 
-    fn opens(&mut self, source: Source, bytes: &[u8]) -> Option<(Source, Decoded)> {
+    fn opens(&mut self, source: Source, bytes: &[u8]) -> Won {
         match decode(bytes) {
             Ok(decoded) => {
                 self.tried
@@ -196,7 +212,8 @@ impl Search {
             }
             Err(error) => {
                 let message = error.to_string();
-                if !matches!(error, CarrierError::Nothing(_)) || source == Source::GivenFile {
+                if !matches!(error, CarrierError::Nothing(_)) {
+                    self.damaged = true;
                     warn!(?source, error = message, "custom data cannot be read");
                 }
                 self.unreadable.get_or_insert_with(|| message.clone());
@@ -205,7 +222,7 @@ impl Search {
         }
     }
 
-    fn no(&mut self, source: Source, outcome: String) -> Option<(Source, Decoded)> {
+    fn no(&mut self, source: Source, outcome: String) -> Won {
         debug!(?source, outcome, "no configuration here");
         self.tried.push(Tried { source, outcome });
         None

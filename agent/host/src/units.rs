@@ -146,9 +146,15 @@ impl UnitStatus {
         self.active == "active"
     }
 
-    /// Whether its process runs, even if it has not said that it is ready. A unit between two crashes does not.
+    /// Whether it is up or coming up. A unit between two crashes is neither.
     pub fn is_started(&self) -> bool {
-        self.is_active() || (self.active == "activating" && self.sub == "start")
+        self.is_active() || (self.active == "activating" && self.sub != "auto-restart")
+    }
+
+    /// Whether systemd is at work on it: it starts, stops or reloads, and nobody should come in between.
+    pub fn is_in_transition(&self) -> bool {
+        matches!(self.active.as_str(), "activating" | "deactivating" | "reloading" | "refreshing")
+            && self.sub != "auto-restart"
     }
 }
 

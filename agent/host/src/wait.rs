@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::future::Future;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -15,6 +16,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Longest pause between two tries.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
+
+static LAST: Mutex<String> = Mutex::new(String::new());
+
+/// What was waited for last, and why it was not there: the evidence of a boot that ran out of time.
+pub fn last_waited_for() -> String {
+    LAST.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
 
 /// One try's answer.
 #[derive(Debug)]
@@ -45,6 +53,7 @@ where
             Try::Stop(reason) => return Err(reason),
             Try::Again(reason) => reason,
         };
+        *LAST.lock().unwrap_or_else(PoisonError::into_inner) = format!("waited for {what}: {reason}");
         if start.elapsed() + pause > limit {
             return Err(reason);
         }

@@ -255,7 +255,7 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
             findings,
         ),
         cloud: cloud(checked, findings),
-        boot: boot(checked),
+        boot: boot(checked, findings),
         cluster: cluster?,
     })
 }
@@ -286,6 +286,8 @@ fn kubelet(checked: Checked<'_>, findings: &mut Findings) -> Kubelet {
     let given = checked.at(path).filter(|_| checked.flag("kubelet_config.enable_kubelet_config_file") == Some(true));
     let config = given.map(|config| Object(CONFIG_FILE).under_second_names(config));
     let config = config.and_then(|config| config.as_object().cloned()).unwrap_or_default();
+    let mut config = config;
+    rules::kubelet_config(&mut config, path, findings);
     refuse_crossed_thresholds(&config, path, findings);
     let flags = checked
         .texts("kubelet_config.kubelet_flags")
@@ -388,10 +390,17 @@ fn environment(location: &str) -> &'static str {
     }
 }
 
-fn boot(checked: Checked<'_>) -> BootTimes {
+/// Longest budget, in seconds: nap-boot.service ends at 14 minutes, and Karpenter gives up on the node at 15.
+const MAX_BUDGET_SECONDS: i64 = 780;
+
+fn boot(checked: Checked<'_>, findings: &mut Findings) -> BootTimes {
     let seconds = checked.number("cse_timeout").filter(|seconds| (1..=21600).contains(seconds));
-    let defaults = BootTimes::default();
     // The report needs its time, too: AgentBaker's wrapper kills at cse_timeout.
-    let budget = seconds.and_then(|seconds| u64::try_from(seconds * 4 / 5).ok()).map(Duration::from_secs);
+    let wanted = seconds.map(|seconds| seconds * 4 / 5);
+    if wanted.is_some_and(|wanted| wanted > MAX_BUDGET_SECONDS) {
+        findings.warn("cse_timeout", format!("the boot ends after {MAX_BUDGET_SECONDS} s all the same"));
+    }
+    let budget = wanted.and_then(|wanted| u64::try_from(wanted.min(MAX_BUDGET_SECONDS)).ok()).map(Duration::from_secs);
+    let defaults = BootTimes::default();
     BootTimes { budget: budget.unwrap_or(defaults.budget), ..defaults }
 }

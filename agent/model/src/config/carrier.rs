@@ -22,8 +22,11 @@ pub const MAX_LAYER_BYTES: usize = 1024 * 1024;
 /// Most layers inside each other.
 pub const MAX_LAYERS: usize = 8;
 
-/// Most documents that one custom data may carry.
-const MAX_DOCUMENTS: usize = 32;
+/// Most layers that are opened in all, however they lie beside and inside each other.
+const MAX_OPENED: usize = 256;
+
+/// Most bytes that are opened in all.
+const MAX_OPENED_BYTES: usize = 8 * MAX_LAYER_BYTES;
 
 /// Shortest run of base64 inside a script that is worth opening, in characters.
 const MIN_EMBEDDED_BASE64: usize = 32;
@@ -110,9 +113,9 @@ pub enum CarrierError {
     /// Too many layers inside each other.
     #[error("more than {MAX_LAYERS} layers inside each other")]
     TooDeep,
-    /// Too many documents beside each other.
-    #[error("more than {MAX_DOCUMENTS} parts")]
-    TooMany,
+    /// Too much to open.
+    #[error("more than {MAX_OPENED} parts or {MAX_OPENED_BYTES} bytes in them")]
+    TooMuch,
     /// gzip data that is cut or damaged.
     #[error("gzip data is damaged: {0}")]
     Gzip(String),
@@ -134,45 +137,97 @@ pub enum CarrierError {
 /// # Errors
 /// When a cap is exceeded, a layer is damaged, a document of ours is malformed, or nothing is found.
 pub fn open(bytes: &[u8]) -> Result<Vec<Document>, CarrierError> {
-    let mut documents = Vec::new();
-    open_layer(bytes, &[], &mut documents)?;
-    if documents.is_empty() { Err(CarrierError::Nothing(outline(bytes))) } else { Ok(documents) }
+    let mut opening = Opening::default();
+    opening.layer(bytes, &[])?;
+    match opening.malformed {
+        _ if !opening.documents.is_empty() => Ok(opening.documents),
+        Some(error) => Err(error),
+        None => Err(CarrierError::Nothing(outline(bytes))),
+    }
 }
 
-fn open_layer(bytes: &[u8], carriers: &[Carrier], documents: &mut Vec<Document>) -> Result<(), CarrierError> {
-    if bytes.len() > MAX_LAYER_BYTES {
-        return Err(CarrierError::TooLarge { layer: "custom data" });
+/// What opening has found and used up so far.
+#[derive(Default)]
+struct Opening {
+    documents: Vec<Document>,
+    malformed: Option<CarrierError>,
+    layers: usize,
+    bytes: usize,
+}
+
+impl Opening {
+    fn layer(&mut self, bytes: &[u8], carriers: &[Carrier]) -> Result<(), CarrierError> {
+        if bytes.len() > MAX_LAYER_BYTES {
+            return Err(CarrierError::TooLarge { layer: "custom data" });
+        }
+        if carriers.len() > MAX_LAYERS {
+            return Err(CarrierError::TooDeep);
+        }
+        self.layers += 1;
+        self.bytes += bytes.len();
+        if self.layers > MAX_OPENED || self.bytes > MAX_OPENED_BYTES {
+            return Err(CarrierError::TooMuch);
+        }
+        let within = |carrier| [carriers, &[carrier]].concat();
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            return self.layer(&gunzip(bytes)?, &within(Carrier::Gzip));
+        }
+        let Ok(text) = std::str::from_utf8(bytes) else { return Ok(()) };
+        let text = text.trim_start_matches('\u{feff}').trim_start();
+        if is_mime(text) {
+            return self.mime(text, &within(Carrier::Mime));
+        }
+        if text.starts_with("#cloud-config") {
+            let files = write_files::contents(text);
+            return files.iter().try_for_each(|file| self.layer(file, &within(Carrier::WriteFiles)));
+        }
+        if text.starts_with("#cloud-boothook") || text.starts_with("#!") {
+            return self.script(text, carriers);
+        }
+        match document(text, carriers) {
+            Ok(Some(document)) => self.documents.push(document),
+            Ok(None) => {
+                if let Some(inner) = unbase64(text) {
+                    return self.layer(&inner, &within(Carrier::Base64));
+                }
+            }
+            // Somebody else's file may look like ours; it counts only when ours is not beside it.
+            Err(error) => _ = self.malformed.get_or_insert(error),
+        }
+        Ok(())
     }
-    if carriers.len() > MAX_LAYERS {
-        return Err(CarrierError::TooDeep);
+
+    fn mime(&mut self, text: &str, carriers: &[Carrier]) -> Result<(), CarrierError> {
+        let Some(message) = MessageParser::default().parse(text.as_bytes()) else { return Ok(()) };
+        for part in &message.parts {
+            if part.content_type().is_some_and(|kind| kind.ctype().eq_ignore_ascii_case("multipart")) {
+                continue;
+            }
+            let body: &[u8] = match &part.body {
+                PartType::Text(text) | PartType::Html(text) => text.as_bytes(),
+                PartType::Binary(bytes) | PartType::InlineBinary(bytes) => bytes,
+                PartType::Message(_) | PartType::Multipart(_) => continue,
+            };
+            self.layer(body, carriers)?;
+        }
+        Ok(())
     }
-    if documents.len() >= MAX_DOCUMENTS {
-        return Err(CarrierError::TooMany);
-    }
-    let within = |carrier| [carriers, &[carrier]].concat();
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        return open_layer(&gunzip(bytes)?, &within(Carrier::Gzip), documents);
-    }
-    let Ok(text) = std::str::from_utf8(bytes) else { return Ok(()) };
-    let text = text.trim_start_matches('\u{feff}').trim_start();
-    if is_mime(text) {
-        return open_mime(text, &within(Carrier::Mime), documents);
-    }
-    if text.starts_with("#cloud-config") {
-        return write_files::contents(text)
-            .iter()
-            .try_for_each(|file| open_layer(file, &within(Carrier::WriteFiles), documents));
-    }
-    if text.starts_with("#cloud-boothook") || text.starts_with("#!") {
-        return open_script(text, carriers, documents);
-    }
-    if let Some(document) = document(text, carriers)? {
-        documents.push(document);
-        return Ok(());
-    }
-    match unbase64(text) {
-        Some(inner) => open_layer(&inner, &within(Carrier::Base64), documents),
-        None => Ok(()),
+
+    /// A boothook writes the configuration with a here-document or an encoded word. We read those, and run nothing.
+    fn script(&mut self, script: &str, carriers: &[Carrier]) -> Result<(), CarrierError> {
+        let before = self.documents.len();
+        let within = [carriers, &[Carrier::Boothook]].concat();
+        for body in here_documents(script) {
+            self.layer(body.as_bytes(), &within)?;
+        }
+        for word in encoded_words(script) {
+            self.layer(word.as_bytes(), &within)?;
+        }
+        if self.documents.len() == before && is_scriptless(script) {
+            let (carriers, format) = (carriers.to_vec(), Format::ScriptlessScript);
+            self.documents.push(Document { carriers, format, value: Value::Null });
+        }
+        Ok(())
     }
 }
 
@@ -196,46 +251,14 @@ fn is_mime(text: &str) -> bool {
     head.starts_with("content-type: multipart/") || head.starts_with("mime-version:")
 }
 
-fn open_mime(text: &str, carriers: &[Carrier], documents: &mut Vec<Document>) -> Result<(), CarrierError> {
-    let Some(message) = MessageParser::default().parse(text.as_bytes()) else { return Ok(()) };
-    for part in &message.parts {
-        if part.content_type().is_some_and(|kind| kind.ctype().eq_ignore_ascii_case("multipart")) {
-            continue;
-        }
-        let body: &[u8] = match &part.body {
-            PartType::Text(text) | PartType::Html(text) => text.as_bytes(),
-            PartType::Binary(bytes) | PartType::InlineBinary(bytes) => bytes,
-            PartType::Message(_) | PartType::Multipart(_) => continue,
-        };
-        open_layer(body, carriers, documents)?;
-    }
-    Ok(())
-}
-
-/// A boothook writes the configuration with a here-document or an encoded word. We read those, and run nothing.
-fn open_script(script: &str, carriers: &[Carrier], documents: &mut Vec<Document>) -> Result<(), CarrierError> {
-    let before = documents.len();
-    let within = [carriers, &[Carrier::Boothook]].concat();
-    for body in here_documents(script) {
-        open_layer(body.as_bytes(), &within, documents)?;
-    }
-    for word in encoded_words(script) {
-        open_layer(word.as_bytes(), &within, documents)?;
-    }
-    if documents.len() == before && is_scriptless(script) {
-        documents.push(Document { carriers: carriers.to_vec(), format: Format::ScriptlessScript, value: Value::Null });
-    }
-    Ok(())
-}
-
 /// The bodies of a shell script's here-documents (`<<EOF`, `<<'EOF'`, `<<-"EOF"`).
 fn here_documents(script: &str) -> Vec<String> {
     let mut bodies = Vec::new();
     let mut lines = script.lines();
     while let Some(line) = lines.next() {
         let Some((_, after)) = line.split_once("<<") else { continue };
-        if after.starts_with('<') {
-            continue; // a here-string, whose word is found by encoded_words
+        if after.starts_with('<') || line.contains("((") {
+            continue; // a here-string, whose word is found by encoded_words, or arithmetic
         }
         let word: String = after
             .trim_start_matches('-')
@@ -268,7 +291,7 @@ fn is_scriptless(script: &str) -> bool {
 
 fn document(text: &str, carriers: &[Carrier]) -> Result<Option<Document>, CarrierError> {
     let json = text.starts_with('{');
-    let ours = text.contains("nap-agent/");
+    let ours = text.lines().any(|line| line.contains("apiVersion") && line.contains("nap-agent/"));
     if !json && !ours {
         return Ok(None);
     }
@@ -413,6 +436,28 @@ mod tests {
         assert_eq!(open(b""), Err(CarrierError::Nothing("an empty custom data of 0 bytes".into())));
         assert_eq!(open(b"#cloud-config\n{}"), Err(CarrierError::Nothing("a cloud-config of 16 bytes".into())));
         assert!(matches!(open(b"apiVersion: nap-agent/v1\n  a: [\n"), Err(CarrierError::Malformed { .. })));
+    }
+
+    #[test]
+    fn many_small_bombs_are_an_error_as_well() {
+        let layer = |inner: &[u8], count: usize| {
+            let entry = format!("- encoding: gz+b64\n  content: {}\n", BASE64.encode(gzip(inner)));
+            format!("#cloud-config\nwrite_files:\n{}", entry.repeat(count)).into_bytes()
+        };
+        let inner = layer(&vec![b' '; 900_000], 200);
+        assert_eq!(open(&gzip(&layer(&inner, 100))), Err(CarrierError::TooMuch));
+    }
+
+    #[test]
+    fn a_neighbour_that_looks_like_ours_does_not_hide_ours() {
+        let files = format!(
+            "#cloud-config\nwrite_files:\n- content: |\n    {{{{ jinja }}}}\n- content: |\n    apiVersion: nap-agent/v0\n      a: [\n\
+             - encoding: b64\n  content: {}\n",
+            BASE64.encode(YAML)
+        );
+        assert_eq!(carriers(files.as_bytes()), (vec![Carrier::WriteFiles], Format::NodeBootstrap));
+        let script = format!("#!/bin/sh\necho $((1<<20))\nbase64 -d <<E\n{}\nE\n", BASE64.encode(YAML));
+        assert_eq!(carriers(script.as_bytes()), (vec![Carrier::Boothook, Carrier::Base64], Format::NodeBootstrap));
     }
 
     #[test]

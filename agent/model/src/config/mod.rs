@@ -8,7 +8,7 @@ mod node_bootstrap;
 mod node_config;
 pub mod ovf;
 pub mod problem;
-mod rules;
+pub(crate) mod rules;
 pub mod shape;
 mod sysctls;
 mod write_files;

@@ -1,5 +1,6 @@
 //! Our own wire format, `NodeBootstrap`: the AKSNodeClass spec verbatim, and beside it what the CRD does not carry.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -63,7 +64,11 @@ const NETWORK: &[Field] = &[field(
 
 const NODE: &[Field] = &[
     field("name", Text, "Name of the Node; the host name when absent."),
-    field("providerID", Text, "Provider id as the NodeClaim has it; from IMDS, else from cloud and name, when absent."),
+    field(
+        "providerID",
+        TextThat("a provider id such as azure:///subscriptions/...", rules::is_flag_value),
+        "Provider id as the NodeClaim has it; from IMDS, else from cloud and name, when absent.",
+    ),
     field("labels", MapOf(&Text), "Labels."),
     field("taints", List(&Text), "Taints, as key=value:effect."),
     field("startupTaints", List(&Text), "Taints that somebody removes later, as key=value:effect."),
@@ -92,7 +97,7 @@ const CLOUD: &[Field] = &[
 ];
 
 const BOOT: &[Field] = &[
-    field("budgetSeconds", Integer(10, 3600), "The whole boot; 720 when absent."),
+    field("budgetSeconds", Integer(10, 780), "The whole boot; 720 when absent."),
     field(
         "apiServerSeconds",
         Integer(1, 3600),
@@ -225,17 +230,39 @@ pub(super) fn supported_version(path: &str, text: &str, findings: &mut Findings)
 
 fn kubelet(checked: Checked<'_>, findings: &mut Findings) -> Kubelet {
     let mut config = checked.object("nodeClass.kubelet").cloned().unwrap_or_default();
-    refuse_crossed_thresholds(&config, "nodeClass.kubelet", findings);
     // kubelet refuses a period other than 100ms without its feature gate.
     if config.get("cpuCFSQuotaPeriod").is_some_and(|period| period != "100ms") {
         config.insert("featureGates".to_owned(), json!({"CustomCPUCFSQuotaPeriod": true}));
     }
     clamp_to_int32(&mut config, "podPidsLimit", findings);
-    config.extend(checked.object("node.kubeletConfig").cloned().unwrap_or_default());
-    Kubelet {
-        config,
-        flags: rules::kubelet_flags(checked.texts("node.kubeletFlags"), "node.kubeletFlags", findings),
-        max_pods: checked.number("nodeClass.maxPods").and_then(|pods| u32::try_from(pods).ok()),
+    let given = checked.object("node.kubeletConfig").cloned().unwrap_or_default();
+    let mut merged = Value::Object(config);
+    rules::merge(&mut merged, &Value::Object(given));
+    let mut config = merged.as_object().cloned().unwrap_or_default();
+    rules::kubelet_config(&mut config, "node.kubeletConfig", findings);
+    refuse_crossed_thresholds(&config, "nodeClass.kubelet", findings);
+    let flags = rules::kubelet_flags(checked.texts("node.kubeletFlags"), "node.kubeletFlags", findings);
+    refuse_static_without_reservation(&config, &flags, findings);
+    Kubelet { config, flags, max_pods: checked.number("nodeClass.maxPods").and_then(|pods| u32::try_from(pods).ok()) }
+}
+
+/// kubelet: "the static policy requires systemreserved.cpu + kubereserved.cpu to be greater than zero".
+fn refuse_static_without_reservation(
+    config: &Map<String, Value>,
+    flags: &BTreeMap<String, String>,
+    findings: &mut Findings,
+) {
+    let is_static = config.get("cpuManagerPolicy").is_some_and(|policy| policy == "static");
+    let in_config = ["kubeReserved", "systemReserved"]
+        .iter()
+        .any(|name| config.get(*name).is_some_and(|reserved| reserved.get("cpu").is_some()));
+    let in_flags = ["kube-reserved", "system-reserved"]
+        .iter()
+        .any(|name| flags.get(*name).is_some_and(|reserved| reserved.contains("cpu=")));
+    let listed = config.contains_key("reservedSystemCPUs") || flags.contains_key("reserved-cpus");
+    if is_static && !(in_config || in_flags || listed) {
+        let wanted = "node.kubeletConfig.kubeReserved.cpu beside it: kubelet refuses static without reserved CPU";
+        findings.problem("nodeClass.kubelet.cpuManagerPolicy", "\"static\"", wanted);
     }
 }
 
@@ -249,9 +276,10 @@ fn clamp_to_int32(config: &mut Map<String, Value>, field: &str, findings: &mut F
 
 pub(super) fn refuse_crossed_thresholds(config: &Map<String, Value>, path: &str, findings: &mut Findings) {
     let number = |name: &str| config.get(name).and_then(Value::as_i64);
-    if let (Some(high), Some(low)) = (number("imageGCHighThresholdPercent"), number("imageGCLowThresholdPercent"))
-        && high <= low
-    {
+    // Where only one is given, the other is AKS' default.
+    let (high, low) =
+        (number("imageGCHighThresholdPercent").unwrap_or(85), number("imageGCLowThresholdPercent").unwrap_or(80));
+    if high <= low {
         findings.problem(
             path,
             format!("imageGCHighThresholdPercent {high}, imageGCLowThresholdPercent {low}"),

@@ -5,12 +5,21 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::problem::{Findings, entry, quoted};
+use serde_json::{Map, Value};
+
+use super::problem::{Findings, entry, join, quoted};
 use crate::kubernetes::{LabelKey, LabelValue, Taint, UNREGISTERED};
 
 /// Flags that this agent sets itself, from other fields of the configuration.
-const OWN_FLAGS: &[&str] =
-    &["config", "kubeconfig", "bootstrap-kubeconfig", "node-labels", "register-with-taints", "cert-dir"];
+const OWN_FLAGS: &[&str] = &[
+    "config",
+    "kubeconfig",
+    "bootstrap-kubeconfig",
+    "node-labels",
+    "register-with-taints",
+    "cert-dir",
+    "hostname-override",
+];
 
 pub(super) fn labels<'a>(
     entries: impl Iterator<Item = (&'a str, &'a str)>,
@@ -69,6 +78,33 @@ pub(super) fn is_bootstrap_token(text: &str) -> bool {
         part.len() == length && part.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit())
     };
     text.split_once('.').is_some_and(|(id, secret)| is(id, 6) && is(secret, 16))
+}
+
+/// Whether a value can stand in `$KUBELET_FLAGS`, which systemd splits at white space and unquotes.
+pub(crate) fn is_flag_value(text: &str) -> bool {
+    let breaks =
+        |letter: char| letter.is_whitespace() || letter.is_control() || matches!(letter, '"' | '\'' | '\\' | '$');
+    !text.is_empty() && !text.contains(breaks)
+}
+
+/// Takes out what the agent sets itself.
+pub(super) fn kubelet_config(config: &mut Map<String, Value>, path: &str, findings: &mut Findings) {
+    // Karpenter counts on its taint being there at first registration.
+    if config.remove("registerWithTaints").is_some() {
+        findings.warn(&join(path, "registerWithTaints"), "nap-agent sets this field itself, from node.taints; ignored");
+    }
+}
+
+/// Objects are merged, everything else is replaced.
+pub(crate) fn merge(base: &mut Value, over: &Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (name, value) in over {
+                merge(base.entry(name.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over.clone(),
+    }
 }
 
 /// kubelet's flags, without their dashes and without those that this agent sets itself.

@@ -116,7 +116,18 @@ impl Shape {
             (Shape::List(inner), Value::Array(items)) => {
                 Value::Array(items.iter().map(|item| inner.masked(item, naming)).collect())
             }
+            // What stands in a wrong place may be the secret that belongs further in.
+            (shape, _) if shape.holds_secret() => json!(MASK),
             _ => value.clone(),
+        }
+    }
+
+    /// Whether a secret may be in there.
+    fn holds_secret(&self) -> bool {
+        match self {
+            Shape::Object(fields) => fields.iter().any(|field| field.secret || field.shape.holds_secret()),
+            Shape::Map(inner) | Shape::List(inner) => inner.holds_secret(),
+            _ => false,
         }
     }
 
@@ -143,6 +154,8 @@ impl Shape {
 fn masked_field(field: Option<&Field>, value: &Value, naming: Naming) -> Value {
     match field {
         Some(field) if field.secret && !value.is_null() => json!(MASK),
+        // Nobody has told yet what is in there; mirrors and proxies come with passwords.
+        Some(Field { shape: Shape::Any, acted_on: false, .. }) => json!("(not acted on, not shown)"),
         Some(field) => field.shape.masked(value, naming),
         // A field nobody knows might be a secret with a spelling mistake in its name.
         None => json!("(unknown field, not shown)"),
@@ -249,8 +262,14 @@ impl Check<'_> {
                 self.findings.problem(&path, "the same field under two spellings", "one of them");
             }
         }
-        for field in fields.iter().filter(|field| field.required && !canonical.contains_key(field.name)) {
-            self.findings.problem(&join(path, field.name), "nothing", field.shape.wanted());
+        for field in fields.iter().filter(|field| field.required) {
+            match canonical.get(field.name) {
+                None => self.findings.problem(&join(path, field.name), "nothing", field.shape.wanted()),
+                Some(Value::String(text)) if text.is_empty() => {
+                    self.findings.problem(&join(path, field.name), "an empty text", field.shape.wanted());
+                }
+                Some(_) => {}
+            }
         }
         canonical.retain(|_, value| !value.is_null());
         Value::Object(canonical)
@@ -273,7 +292,8 @@ impl Check<'_> {
             _ => None,
         };
         if canonical.is_none() {
-            let found = if secret { "a value that is not shown".to_owned() } else { described(value) };
+            let hidden = secret || shape.holds_secret();
+            let found = if hidden { "a value that is not shown".to_owned() } else { described(value) };
             self.findings.problem(path, found, shape.wanted());
         }
         canonical
@@ -359,6 +379,23 @@ mod tests {
     fn a_field_under_two_spellings_is_a_problem() {
         let (_, findings) = check(&json!({"maxPods": 1, "max_pods": 2, "name": "n"}), Naming::Protobuf);
         assert_eq!(findings.problems.len(), 1);
+    }
+
+    #[test]
+    fn a_secret_in_the_wrong_place_is_not_shown() {
+        const OUTER: Shape = Shape::Object(&[field("identity", SHAPE, "Identity.")]);
+        let mut findings = Findings::default();
+        for wrong in [json!({"identity": "sesame"}), json!({"identity": [{"token": "sesame"}]})] {
+            OUTER.check(&wrong, Naming::Exact, &mut findings);
+            let shown = format!("{findings:?} {}", OUTER.masked(&wrong, Naming::Exact));
+            assert!(!shown.contains("sesame"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_empty_text_is_none_where_one_is_required() {
+        let (_, findings) = check(&json!({"name": ""}), Naming::Exact);
+        assert_eq!(findings.problems[0].to_string(), "name: found an empty text, want a text");
     }
 
     #[test]

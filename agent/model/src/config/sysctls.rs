@@ -63,6 +63,10 @@ rows! {
     "vmVfsCachePressure" "vm_vfs_cache_pressure" "vm.vfs_cache_pressure" 0..=100,
 }
 
+/// The kernel rounds the number of buckets up to whole pages of them.
+/// Source: `nf_ct_alloc_hashtable`, net/netfilter/nf_conntrack_core.c, with pages of 4 KiB and buckets of 8 bytes.
+const BUCKETS_STEP: u64 = 512;
+
 /// Pairs of which the first must not exceed the second.
 const ORDERED: &[(&str, &str)] = &[
     ("net.core.rmem_default", "net.core.rmem_max"),
@@ -82,6 +86,14 @@ pub(super) fn read(
         let Some((_, key)) = KEYS.iter().find(|(field, _)| field == name) else { continue };
         let value = match value {
             Value::Bool(value) => u8::from(*value).to_string(),
+            Value::Number(number) if *key == "net.netfilter.nf_conntrack_buckets" => {
+                let asked = number.as_u64().unwrap_or_default();
+                let rounded = asked.next_multiple_of(BUCKETS_STEP);
+                if rounded != asked {
+                    findings.warn(&join(path, name), format!("the kernel rounds {asked} up to {rounded}"));
+                }
+                rounded.to_string()
+            }
             Value::Number(number) => number.to_string(),
             Value::String(range) => match port_range(range) {
                 Some(range) => range,

@@ -11,6 +11,7 @@ use super::credentials::{self, BOOTSTRAP_KUBECONFIG, CA, KUBECONFIG};
 use super::resource::{AbsPath, Content, Digest, Readiness, Step, Want, directory, public_file};
 use super::{cni, kubelet_gates, node_provider_id};
 use crate::config::NodeConfig;
+use crate::config::rules::merge;
 use crate::facts::Facts;
 use crate::kubernetes::{KubernetesVersion, NodeName};
 use crate::os::Distribution;
@@ -131,18 +132,6 @@ fn configuration(
         None => true,
     });
     fields
-}
-
-/// Objects are merged, everything else is replaced.
-fn merge(base: &mut Value, over: &Value) {
-    match (base, over) {
-        (Value::Object(base), Value::Object(over)) => {
-            for (name, value) in over {
-                merge(base.entry(name.clone()).or_insert(Value::Null), value);
-            }
-        }
-        (base, over) => *base = over.clone(),
-    }
 }
 
 fn defaults(config: &NodeConfig, os: &Distribution) -> Map<String, Value> {

@@ -11,6 +11,7 @@ const REMOVED_FLAGS: &[(&str, u32)] = &[
     ("azure-container-registry-config", 30),
     ("cloud-config", 34),
     ("container-runtime", 27),
+    ("dynamic-config-dir", 24),
     ("iptables-drop-bit", 31),
     ("iptables-masquerade-bit", 31),
     ("keep-terminated-pod-volumes", 31),

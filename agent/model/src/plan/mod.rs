@@ -29,9 +29,17 @@ use crate::report::{Failure, Reason};
 /// # Errors
 /// When this machine cannot become that node: unknown distribution, missing program, no credential.
 pub fn plan(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
+    credentials::refuse_missing(config, facts)?;
+    keep(config, facts)
+}
+
+/// The same steps for a node that has booted, whose credentials are kubelet's own affair.
+///
+/// # Errors
+/// When this machine cannot be that node.
+pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     let os = Distribution::of(&facts.os)?;
     refuse_missing_programs(facts, os)?;
-    credentials::refuse_missing(config, facts)?;
     let kubelet = kubelet::Kubelet::new(config, facts, os)?;
     let containerd = containerd::Containerd::new(config, facts, os);
     let directories = [kubelet.directories(), cni::directories(os), kernel::modules()].concat();

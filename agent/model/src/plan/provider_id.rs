@@ -2,6 +2,7 @@
 //! Source: karpenter-provider-azure `VMResourceIDToProviderID`: the resource group in lower case, everything else as it is.
 
 use crate::config::NodeConfig;
+use crate::config::rules::is_flag_value;
 use crate::facts::Facts;
 use crate::kubernetes::NodeName;
 
@@ -23,7 +24,8 @@ pub(super) fn node_provider_id(config: &NodeConfig, facts: &Facts, name: &NodeNa
             )
         })
     };
-    config.provider_id.clone().or_else(of_instance).or_else(of_cloud)
+    let found = config.provider_id.clone().or_else(of_instance).or_else(of_cloud);
+    found.filter(|id| is_flag_value(id))
 }
 
 fn from_resource_id(id: &str) -> Option<String> {

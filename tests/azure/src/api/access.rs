@@ -88,7 +88,8 @@ fn node_may(node: &str, access: &Access<'_>) -> Result<bool, String> {
             Verb::Get if own(name) => Ok(true),
             Verb::List | Verb::Watch if own(selected) => Ok(true),
             Verb::Get | Verb::List | Verb::Watch => {
-                Err(format!("node '{node}' cannot read all nodes, only its own Node object"))
+                let what = name.or(selected).map_or_else(|| "all nodes".to_owned(), |name| format!("'{name}'"));
+                Err(format!("node '{node}' cannot read {what}, only its own Node object"))
             }
             // Which Node a node may write is NodeRestriction's question.
             Verb::Create => Ok(true),
@@ -102,7 +103,8 @@ fn node_may(node: &str, access: &Access<'_>) -> Result<bool, String> {
         Kind::Lease => match verb {
             Verb::Create => Ok(true),
             Verb::Get | Verb::Update | Verb::Patch | Verb::Delete if own(name) => Ok(true),
-            Verb::Get | Verb::Update | Verb::Patch | Verb::Delete | Verb::List | Verb::Watch => {
+            Verb::List | Verb::Watch => Err("can only get, create, update, patch, or delete a node lease".to_owned()),
+            Verb::Get | Verb::Update | Verb::Patch | Verb::Delete => {
                 Err("can only access node lease with the same name as the requesting node".to_owned())
             }
         },
@@ -118,16 +120,18 @@ fn forbidden(user: &User, access: &Access<'_>, why: Option<&str>) -> ApiError {
         Some(subresource) => format!("{plural}/{subresource}"),
         None => plural.to_owned(),
     };
-    let object = route.name.as_ref().map_or_else(String::new, |name| format!(" \"{name}\""));
+    let name = route.name.as_deref().or(access.selected);
+    let object = name.map_or_else(String::new, |name| format!(" \"{name}\""));
     let place = match &route.namespace {
         Some(namespace) => format!("in the namespace \"{namespace}\""),
         None => "at the cluster scope".to_owned(),
     };
     let why = why.map_or_else(String::new, |why| format!(": {why}"));
-    ApiError::forbidden(format!(
-        "{}{object} is forbidden: User \"{}\" cannot {} resource \"{resource}\" in API group \"{group}\" {place}{why}",
-        route.kind.qualified(),
+    let qualified = route.kind.qualified();
+    let message = format!(
+        "{qualified}{object} is forbidden: User \"{}\" cannot {} resource \"{resource}\" in API group \"{group}\" {place}{why}",
         user.name,
         access.verb.name(),
-    ))
+    );
+    ApiError::forbidden_object(&qualified, name.unwrap_or_default(), message)
 }

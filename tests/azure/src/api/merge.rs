@@ -40,7 +40,7 @@ pub(crate) fn strategic_merge(target: &mut Value, patch: &Value) -> Result<(), A
             *target = Value::Object(Map::new());
             return Ok(());
         }
-        Some(other) => return Err(malformed(&format!("unknown directive $patch: {other}"))),
+        Some(other) => return Err(ApiError::internal(format!("unknown patch type: {other}"))),
     }
     for (name, change) in fields.iter().filter(|(name, _)| !name.starts_with('$')) {
         merge_field(as_object(target), name, change)?;
@@ -75,7 +75,9 @@ fn merge_list(list: &mut Vec<Value>, items: &[Value], key: &str) -> Result<(), A
         return Ok(());
     }
     for item in items {
-        let id = item.get(key).ok_or_else(|| malformed(&format!("map does not contain declared merge key: {key}")))?;
+        let id = item
+            .get(key)
+            .ok_or_else(|| ApiError::internal(format!("map: {item} does not contain declared merge key: {key}")))?;
         let position = list.iter().position(|known| known.get(key) == Some(id));
         match (position, item["$patch"] == "delete") {
             (Some(at), true) => drop(list.remove(at)),
@@ -214,6 +216,6 @@ mod tests {
     #[test]
     fn an_item_without_its_key_is_refused() {
         let error = strategic_merge(&mut json!({}), &json!({"conditions": [{"status": "True"}]})).unwrap_err();
-        assert_eq!(error.code, 400);
+        assert_eq!(error.code, 500, "as the real server says it");
     }
 }

@@ -3,6 +3,7 @@
 //! TLS and the certificates are real, errors are Kubernetes' Status documents, and who may do what follows the Node
 //! authorizer and NodeRestriction. Not here: discovery, other kinds, label selectors, server-side apply, JSON patch,
 //! protobuf, HTTP/2, controllers other than the signer (nothing removes a dead node or adds taints), and pagination.
+//! `tests/vm/tests/suite/api_contract.rs` holds its answers against those of a real server.
 
 mod access;
 mod authority;

@@ -30,7 +30,11 @@ const KUBELET_NAMESPACES: &[&str] = &["kubelet.kubernetes.io", "node.kubernetes.
 pub(crate) fn admit(user: &User, kind: Kind, old: Option<&Value>, new: &Value) -> Result<(), ApiError> {
     let Some(node) = user.node() else { return Ok(()) };
     let name = new["metadata"]["name"].as_str().unwrap_or_default();
-    let refuse = |why: String| Err(ApiError::forbidden(format!("{} \"{name}\" is forbidden: {why}", kind.qualified())));
+    let refuse = |why: String| {
+        let resource = kind.qualified();
+        let message = format!("{resource} \"{name}\" is forbidden: {why}");
+        Err(ApiError::forbidden_object(&resource, name, message))
+    };
     if kind == Kind::Lease && name != node {
         return refuse("can only access node lease with the same name as the requesting node".to_owned());
     }
@@ -43,7 +47,10 @@ pub(crate) fn admit(user: &User, kind: Kind, old: Option<&Value>, new: &Value) -
     let labels = forbidden_labels(old, new);
     if !labels.is_empty() {
         let labels = labels.join(", ");
-        return refuse(format!("node \"{node}\" is not allowed to modify labels: {labels}"));
+        return refuse(match old {
+            Some(_) => format!("is not allowed to modify labels: {labels}"),
+            None => format!("node \"{node}\" is not allowed to set the following labels: {labels}"),
+        });
     }
     match old {
         Some(old) if old["spec"]["taints"] != new["spec"]["taints"] => {

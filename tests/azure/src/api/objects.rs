@@ -15,7 +15,7 @@ use super::route::{Kind, Route};
 use super::signing;
 use super::status::{ApiError, Cause};
 use super::store::{Key, random_hex};
-use super::validate::{decode, validate};
+use super::validate::{decode, decode_patched, validate};
 use super::watch::{WatchBody, Watched};
 
 /// One request to an object or collection.
@@ -37,9 +37,11 @@ pub(crate) enum Reply {
 /// Does what is asked, if it may be done.
 pub(crate) fn perform(cluster: &Cluster, ask: &Ask<'_>) -> Result<Reply, ApiError> {
     let verb = ask.verb()?;
-    let selected = ask.selected_name()?;
-    authorize(ask.user, &Access { verb, route: ask.route, selected: selected.as_deref() })?;
+    let selected = ask.selected_name();
+    let name = selected.as_ref().ok().and_then(Option::as_deref);
+    authorize(ask.user, &Access { verb, route: ask.route, selected: name })?;
     ask.exists(verb)?;
+    let selected = selected?;
     match verb {
         Verb::Get => Ok(Reply::Object(200, cluster.store.get(&ask.key()?)?)),
         Verb::List => Ok(Reply::Object(200, list(cluster, &ask.watched(selected)))),
@@ -148,8 +150,8 @@ fn list(cluster: &Cluster, watched: &Watched) -> Value {
 
 fn watch(cluster: &Cluster, ask: &Ask<'_>, watched: Watched) -> Result<Reply, ApiError> {
     if ask.query("sendInitialEvents").is_some() {
-        let text = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
-        return Err(ApiError::bad_request(text));
+        let why = "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
+        return Err(ApiError::invalid_option("sendInitialEvents", why));
     }
     let number = |name: &str| match ask.query(name).map(str::parse::<u64>) {
         None => Ok(None),
@@ -200,17 +202,13 @@ fn name_of_new(kind: Kind, object: &mut Value) -> Result<String, ApiError> {
             metadata["name"] = json!(name);
             Ok(name)
         }
-        None => Err(ApiError::invalid(kind.name(), "", &[Cause::required("metadata.name")])),
+        None => Err(ApiError::invalid(kind, "", &[Cause::required("metadata.name")])),
     }
 }
 
 fn update(cluster: &Cluster, ask: &Ask<'_>) -> Result<Reply, ApiError> {
     let (key, object) = (ask.key()?, ask.object()?);
-    let found = object["metadata"]["name"].as_str().unwrap_or_default();
-    if found != key.name {
-        let text = format!("the name of the object ({found}) does not match the name on the URL ({})", key.name);
-        return Err(ApiError::bad_request(text));
-    }
+    check_name(&key, &object)?;
     if key.kind == Kind::Lease {
         if cluster.store.get(&key).is_err() {
             admit(ask.user, key.kind, None, &object)?;
@@ -219,7 +217,7 @@ fn update(cluster: &Cluster, ask: &Ask<'_>) -> Result<Reply, ApiError> {
         }
         if object["metadata"]["resourceVersion"].as_str().unwrap_or_default().is_empty() {
             let cause = Cause::invalid("metadata.resourceVersion", "", "must be specified for an update");
-            return Err(ApiError::invalid("Lease", &key.name, &[cause]));
+            return Err(ApiError::invalid(key.kind, &key.name, &[cause]));
         }
     }
     write(cluster, ask, &key, |_| Ok(object))
@@ -228,6 +226,9 @@ fn update(cluster: &Cluster, ask: &Ask<'_>) -> Result<Reply, ApiError> {
 fn patch(cluster: &Cluster, ask: &Ask<'_>) -> Result<Reply, ApiError> {
     let merge_types = ["application/strategic-merge-patch+json", "application/merge-patch+json"];
     let patch = ask.json(&merge_types)?;
+    if !patch.is_object() {
+        return Err(ApiError::bad_request("error decoding patch: a patch must be an object"));
+    }
     let strategic = ask.content_type.starts_with(merge_types[0]);
     let key = ask.key()?;
     write(cluster, ask, &key, |old| {
@@ -237,8 +238,19 @@ fn patch(cluster: &Cluster, ask: &Ask<'_>) -> Result<Reply, ApiError> {
         } else {
             json_merge(&mut new, &patch);
         }
-        decode(key.kind, new)
+        let new = decode_patched(key.kind, new)?;
+        check_name(&key, &new)?;
+        Ok(new)
     })
+}
+
+fn check_name(key: &Key, object: &Value) -> Result<(), ApiError> {
+    let found = object["metadata"]["name"].as_str().unwrap_or_default();
+    if found == key.name {
+        return Ok(());
+    }
+    let text = format!("the name of the object ({found}) does not match the name on the URL ({})", key.name);
+    Err(ApiError::bad_request(text))
 }
 
 fn write(
@@ -277,9 +289,9 @@ fn check_provider_id(key: &Key, old: &Value, new: &Value) -> Result<(), ApiError
     let id = |object: &Value| object["spec"]["providerID"].as_str().unwrap_or_default().to_owned();
     let (old, new) = (id(old), id(new));
     if key.kind == Kind::Node && !old.is_empty() && old != new {
-        let cause =
-            Cause::invalid("spec.providerID", &new, "node updates may not change providerID except from \"\" to valid");
-        return Err(ApiError::invalid("Node", &key.name, &[cause]));
+        let why = "node updates may not change providerID except from \"\" to valid";
+        let cause = Cause::forbidden("spec.providerID", why);
+        return Err(ApiError::invalid(key.kind, &key.name, &[cause]));
     }
     Ok(())
 }

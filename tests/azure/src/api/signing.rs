@@ -11,6 +11,7 @@ use super::authority::{Authority, Validity};
 use super::clock::Clock;
 use super::identity::User;
 use super::options::CsrPolicy;
+use super::route::Kind;
 use super::status::{ApiError, Cause};
 
 pub(crate) const KUBELET_CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
@@ -22,9 +23,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(crate) fn prepare(user: &User, object: &mut Value) -> Result<(), ApiError> {
     object["spec"]["username"] = json!(user.name);
     object["spec"]["groups"] = json!(user.groups);
-    if let Some(fields) = object.as_object_mut() {
-        fields.remove("status");
-    }
+    object["status"] = json!({});
     let spec = &object["spec"];
     let mut causes = Vec::new();
     if let Err(why) = parse_request(spec) {
@@ -33,14 +32,17 @@ pub(crate) fn prepare(user: &User, object: &mut Value) -> Result<(), ApiError> {
     if spec["usages"].as_array().is_none_or(Vec::is_empty) {
         causes.push(Cause::required("spec.usages"));
     }
-    if !spec["signerName"].as_str().unwrap_or_default().contains('/') {
+    let signer = spec["signerName"].as_str().unwrap_or_default();
+    if signer.is_empty() {
+        causes.push(Cause::required("spec.signerName"));
+    } else if !signer.contains('/') {
         causes.push(Cause::invalid("spec.signerName", "", "must be a fully qualified domain and path"));
     }
     if spec["expirationSeconds"].as_i64().is_some_and(|seconds| seconds < SHORTEST_SECONDS) {
         causes.push(Cause::invalid("spec.expirationSeconds", "", "may not specify a duration less than 600 seconds"));
     }
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid("CertificateSigningRequest", name, &causes)) }
+    if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(Kind::Csr, name, &causes)) }
 }
 
 /// The changes the controllers make to a pending request, in order, each a version of the object.

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::route::Kind;
+
 /// An error as the API server reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiError {
@@ -28,6 +30,16 @@ impl ApiError {
         Self::new(403, "Forbidden", message)
     }
 
+    /// Which object it is about.
+    pub(crate) fn forbidden_object(resource: &str, name: &str, message: impl Into<String>) -> Self {
+        Self::forbidden(message).about(resource, name)
+    }
+
+    /// What the real server did not foresee; it gives no reason then.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(500, "", message)
+    }
+
     /// A path that leads nowhere, as opposed to an object that does not exist.
     pub(crate) fn no_such_resource() -> Self {
         Self::new(404, "NotFound", "the server could not find the requested resource")
@@ -46,15 +58,33 @@ impl ApiError {
         Self::new(409, "Conflict", message).about(resource, name)
     }
 
-    pub(crate) fn invalid(kind: &str, name: &str, causes: &[Cause]) -> Self {
+    pub(crate) fn invalid(kind: Kind, name: &str, causes: &[Cause]) -> Self {
+        Self::unprocessable((kind.name(), kind.group()), name, causes)
+    }
+
+    /// What a patch makes of an object cannot be read as one.
+    pub(crate) fn invalid_patch(why: &str) -> Self {
+        Self::unprocessable(("", ""), "", &[Cause::invalid("patch", "", why)])
+    }
+
+    /// An option of a list or watch that this server does not take.
+    pub(crate) fn invalid_option(option: &str, why: &str) -> Self {
+        Self::unprocessable(("ListOptions", "meta.k8s.io"), "", &[Cause::forbidden(option, why)])
+    }
+
+    fn unprocessable((kind, group): (&str, &str), name: &str, causes: &[Cause]) -> Self {
         let texts: Vec<String> = causes.iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect();
         let list = if texts.len() == 1 { texts[0].clone() } else { format!("[{}]", texts.join(", ")) };
-        let mut error = Self::new(422, "Invalid", format!("{kind} \"{name}\" is invalid: {list}"));
+        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
+        let mut error =
+            Self::new(422, "Invalid", format!("{qualified} \"{name}\" is invalid: {list}")).about(&qualified, name);
         let causes: Vec<Value> = causes
             .iter()
             .map(|cause| json!({"reason": cause.reason, "message": cause.message, "field": cause.field}))
             .collect();
-        error.details = Some(json!({"name": name, "kind": kind, "causes": causes}));
+        if let Some(details) = &mut error.details {
+            details["causes"] = causes.into();
+        }
         error
     }
 
@@ -74,15 +104,20 @@ impl ApiError {
 
     fn about(mut self, resource: &str, name: &str) -> Self {
         let (plural, group) = resource.split_once('.').unwrap_or((resource, ""));
-        self.details = Some(json!({"name": name, "group": group, "kind": plural}));
+        let fields = [("name", name), ("group", group), ("kind", plural)];
+        let told = fields.into_iter().filter(|(_, value)| !value.is_empty());
+        self.details = Some(told.map(|(field, value)| (field.to_owned(), Value::from(value))).collect());
         self
     }
 
     pub(crate) fn document(&self) -> Value {
         let mut document = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason, "code": self.code,
+            "message": self.message, "code": self.code,
         });
+        if !self.reason.is_empty() {
+            document["reason"] = self.reason.into();
+        }
         if let Some(details) = &self.details {
             document["details"] = details.clone();
         }
@@ -106,6 +141,11 @@ impl Cause {
     pub(crate) fn invalid(field: impl Into<String>, found: &str, why: &str) -> Self {
         let message = format!("Invalid value: {found:?}: {why}");
         Self { field: field.into(), reason: "FieldValueInvalid", message }
+    }
+
+    pub(crate) fn forbidden(field: &str, why: &str) -> Self {
+        let message = format!("Forbidden: {why}");
+        Self { field: field.to_owned(), reason: "FieldValueForbidden", message }
     }
 
     pub(crate) fn unsupported(field: impl Into<String>, found: &str, wanted: &str) -> Self {

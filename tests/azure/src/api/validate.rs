@@ -12,13 +12,20 @@ use serde_json::Value;
 use super::route::Kind;
 use super::status::{ApiError, Cause};
 
-/// Checks `kind`, `apiVersion` and the type of every field; unknown fields are dropped, as the real server does.
-pub(crate) fn decode(kind: Kind, object: Value) -> Result<Value, ApiError> {
+/// Checks `kind`, `apiVersion` and the type of every field; unknown fields are dropped, as the real server does. A missing `kind`
+/// or `apiVersion` is the one of the address.
+pub(crate) fn decode(kind: Kind, mut object: Value) -> Result<Value, ApiError> {
     let (name, version) = (kind.name(), kind.api_version());
-    let found = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
-    if found("kind").is_empty() {
-        return Err(ApiError::bad_request("Object 'Kind' is missing in the body of the request"));
+    let Some(fields) = object.as_object_mut() else {
+        return Err(ApiError::bad_request("the object provided is unrecognized: it is no JSON object"));
+    };
+    for (field, value) in [("kind", name), ("apiVersion", version.as_str())] {
+        let found = fields.entry(field).or_insert(Value::Null);
+        if found.is_null() || found == "" {
+            *found = value.into();
+        }
     }
+    let found = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
     if (found("kind").as_str(), found("apiVersion").as_str()) != (name, version.as_str()) {
         let text = format!(
             "the object provided is unrecognized (must be of type {name}, {version}): found {}, {}",
@@ -27,17 +34,25 @@ pub(crate) fn decode(kind: Kind, object: Value) -> Result<Value, ApiError> {
         );
         return Err(ApiError::bad_request(text));
     }
-    let typed = match kind {
+    let fail =
+        |error| ApiError::bad_request(format!("{name} in version \"v1\" cannot be handled as a {name}: json: {error}"));
+    typed(kind, object).map_err(fail)
+}
+
+/// The same for what a patch made of a stored object.
+pub(crate) fn decode_patched(kind: Kind, object: Value) -> Result<Value, ApiError> {
+    typed(kind, object).map_err(|error| ApiError::invalid_patch(&error.to_string()))
+}
+
+fn typed(kind: Kind, object: Value) -> Result<Value, serde_json::Error> {
+    let mut typed = match kind {
         Kind::Node => through::<Node>(object),
         Kind::Csr => through::<CertificateSigningRequest>(object),
         Kind::Lease => through::<Lease>(object),
         Kind::CoreEvent => through::<CoreEvent>(object),
         Kind::Event => through::<Event>(object),
         Kind::SelfSubjectReview => through::<SelfSubjectReview>(object),
-    };
-    let fail =
-        |error| ApiError::bad_request(format!("{name} in version \"v1\" cannot be handled as a {name}: json: {error}"));
-    let mut typed = typed.map_err(fail)?;
+    }?;
     if let Some(metadata) = typed["metadata"].as_object_mut() {
         metadata.remove("managedFields");
     }
@@ -68,7 +83,7 @@ pub(crate) fn validate(kind: Kind, object: &Value) -> Result<(), ApiError> {
         }
         Kind::Csr | Kind::Lease | Kind::SelfSubjectReview => {}
     }
-    if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind.name(), name, &causes)) }
+    if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, name, &causes)) }
 }
 
 fn check_labels(object: &Value, causes: &mut Vec<Cause>) {
@@ -84,10 +99,11 @@ fn check_labels(object: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
+/// The real server, too, says that they are in the metadata.
 fn check_taints(node: &Value, causes: &mut Vec<Cause>) {
     let mut seen = Vec::new();
     for (index, taint) in node["spec"]["taints"].as_array().into_iter().flatten().enumerate() {
-        let field = |name: &str| format!("spec.taints[{index}].{name}");
+        let field = |name: &str| format!("metadata.taints[{index}].{name}");
         let text = |name: &str| taint[name].as_str().unwrap_or_default();
         let (key, value, effect) = (text("key"), text("value"), text("effect"));
         if !is_label_key(key) {
@@ -105,7 +121,7 @@ fn check_taints(node: &Value, causes: &mut Vec<Cause>) {
         }
         if seen.contains(&(key, effect)) {
             causes.push(Cause::invalid(
-                format!("spec.taints[{index}]"),
+                format!("metadata.taints[{index}]"),
                 key,
                 "taints must be unique by key and effect pair",
             ));
@@ -179,6 +195,14 @@ mod tests {
         let kept = decode(Kind::Node, node(json!({"spec": {"nonsense": 1, "podCIDR": "10.0.0.0/24"}}))).unwrap();
         assert_eq!(kept["spec"], json!({"podCIDR": "10.0.0.0/24"}));
         assert_eq!(decode(Kind::Lease, node(json!({}))).unwrap_err().code, 400);
+        assert_eq!(decode_patched(Kind::Node, node(json!({"spec": 1}))).unwrap_err().code, 422);
+    }
+
+    #[test]
+    fn an_object_without_a_kind_is_of_the_kind_of_its_address() {
+        let found = decode(Kind::Lease, json!({"kind": "", "metadata": {"name": "a"}})).unwrap();
+        assert_eq!((&found["kind"], &found["apiVersion"]), (&json!("Lease"), &json!("coordination.k8s.io/v1")));
+        assert_eq!(decode(Kind::Lease, json!([])).unwrap_err().code, 400);
     }
 
     #[test]
@@ -195,9 +219,9 @@ mod tests {
             "metadata.name",
             "metadata.labels",
             "metadata.labels",
-            "spec.taints[0].effect",
-            "spec.taints[1].effect",
-            "spec.taints[1]",
+            "metadata.taints[0].effect",
+            "metadata.taints[1].effect",
+            "metadata.taints[1]",
         ];
         assert_eq!(fields, want);
     }

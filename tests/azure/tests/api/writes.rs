@@ -107,6 +107,7 @@ async fn objects_that_are_wrong_are_refused_with_the_right_reason() {
         (admin.post(NODES, &wrong_taint).await, 422, "Invalid"),
         (admin.post(NODES, &node("UPPER")).await, 422, "Invalid"),
         (admin.post(EVENTS, &event).await, 422, "Invalid"),
+        (admin.get(&format!("{NODES}?watch=1&sendInitialEvents=true")).await, 422, "Invalid"),
         (admin.put(NODE_1, &node("node-2")).await, 400, "BadRequest"),
         (admin.put(NODE_1, &node("node-1")).await, 404, "NotFound"),
         (admin.get("/api/v1/pods").await, 404, "NotFound"),

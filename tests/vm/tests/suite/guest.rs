@@ -49,3 +49,22 @@ pub(crate) fn wait_for_agent(vm: &mut Vm) -> i32 {
     note(format_args!("{command}: {} {}", output.status, output.text));
     output.status
 }
+
+/// Nothing that the agent set was changed by anybody else: `status` finds no drift now, and the guard never had one to put back.
+pub(crate) fn assert_nothing_drifted(vm: &mut Vm) {
+    told(vm, "nap-agent status");
+    let journal = told(vm, "cat /var/lib/nap-agent/journal.jsonl");
+    let lines = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let repairs: Vec<_> = lines.filter(|line| line["run"] == "guard").collect();
+    assert!(repairs.is_empty(), "the guard had to put back: {repairs:#?}");
+}
+
+/// What the boot cost here, for the README; the stages that wait for the world are among them, by name.
+pub(crate) fn note_figures(vm: &mut Vm, which: &str) {
+    let fields = "journalctl --unit nap-boot.service --boot --output verbose | grep -E '_(CPU_MS|PROGRAMS_STARTED|TOOK_MS)=' | tail -n 3 | xargs";
+    let fields = told(vm, fields);
+    let report = json(vm, "/var/log/azure/aks/provision.json");
+    let cpu = told(vm, "systemctl show --property CPUUsageNSec,MemoryPeak nap-boot.service | xargs");
+    let guard = told(vm, "systemctl show --property CPUUsageNSec,MemoryCurrent nap-agent.service | xargs");
+    note(format_args!("{which}: {fields}; {cpu}; stages {}; guard {guard}", report["Stages"]));
+}

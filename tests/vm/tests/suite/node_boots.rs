@@ -22,7 +22,7 @@ fn node_registers_survives_a_reboot_and_keeps_its_secrets() {
 
     assert_eq!(wait_for_agent(&mut vm), 0);
     assert_first_boot_registered(&mut vm, &azure);
-    note_figures(&mut vm, "first boot");
+    guest::note_figures(&mut vm, "first boot");
     assert_no_unit_failed(&mut vm);
     assert_units_are_clean(&mut vm);
     assert_systemd_keeps_the_contract(&mut vm);
@@ -31,9 +31,11 @@ fn node_registers_survives_a_reboot_and_keeps_its_secrets() {
     vm.reboot(BOOT).unwrap();
     assert_eq!(wait_for_agent(&mut vm), 0);
     assert_second_boot_changed_nothing(&mut vm);
-    note_figures(&mut vm, "second boot");
+    guest::note_figures(&mut vm, "second boot");
     assert_no_unit_failed(&mut vm);
     assert_eq!(azure.node().expect("still there")["metadata"]["uid"], uid);
+
+    guest::assert_nothing_drifted(&mut vm);
 
     let needles = secrets::seeded(&mut vm);
     secrets::export(&mut vm);
@@ -62,14 +64,6 @@ fn assert_first_boot_registered(vm: &mut Vm, azure: &Azure) {
     told(vm, "test ! -e /var/lib/kubelet/bootstrap-kubeconfig");
     assert_eq!(told(vm, "stat -L -c %a /var/lib/kubelet/pki/kubelet-client-current.pem"), "600");
     assert_eq!(told(vm, "systemctl is-active nap-boot nap-agent kubelet containerd"), ["active"; 4].join("\n"));
-}
-
-/// What the boot cost here, for the README; the stages that wait for the world are among them, by name.
-fn note_figures(vm: &mut Vm, which: &str) {
-    let fields = "journalctl --unit nap-boot.service --boot --output verbose | grep -E '_(CPU_MS|PROGRAMS_STARTED|TOOK_MS)=' | tail -n 3 | xargs";
-    let (fields, report) = (told(vm, fields), json(vm, "/var/log/azure/aks/provision.json"));
-    let memory = told(vm, "systemctl show --property MemoryCurrent,CPUUsageNSec nap-agent.service | xargs");
-    note(format_args!("{which}: {fields}; stages {}; guard {memory}", report["Stages"]));
 }
 
 fn taint(taint: &Value) -> String {

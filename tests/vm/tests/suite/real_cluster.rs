@@ -3,6 +3,8 @@
 //! Needs `$NAP_KUBE_BIN` (default /opt/nap-kube/bin) with kubelet, kube-apiserver, kube-controller-manager and kubectl, and etcd
 //! there or in PATH. Without them the test says so and passes.
 
+use std::time::Instant;
+
 use nap_vm::{Image, Vm, VmLock, VmOptions};
 
 use crate::azure::{Azure, NODE, VM_ID, bootstrap, custom_data};
@@ -24,19 +26,26 @@ fn real_kubelet_makes_the_node_ready_and_runs_a_pod() {
     let (lock, image) = (VmLock::take().unwrap(), Image::build().unwrap());
     let (azure, cluster) = (Azure::start(), Cluster::start(&programs));
     let mut vm = Vm::start_with(lock, &image, &options(&azure, &cluster, &programs)).unwrap();
+    let power_on = Instant::now();
 
     assert_eq!(wait_for_agent(&mut vm), 0);
+    note(format_args!("the agent says that the node registered, {:?} after power-on", power_on.elapsed()));
+    guest::note_figures(&mut vm, "with the real kubelet");
     let within = format!("--timeout={}s", BOOT.as_secs());
     let node = cluster.kubectl(&["wait", "--for=condition=Ready", &within, &format!("node/{NODE}")]);
     assert!(node.0, "{}\n{}", node.1, cluster.kubectl(&["describe", "nodes"]).1);
+    note(format_args!("node Ready, {:?} after power-on", power_on.elapsed()));
 
     told(&mut vm, &format!("/usr/lib/nap-vm/tiny-image {TINY}"));
+    let applied = Instant::now();
     cluster.apply(&pod());
     let pod = cluster.kubectl(&["wait", "--for=condition=Ready", &within, "pod/tiny"]);
     assert!(pod.0, "{}\n{}", pod.1, cluster.kubectl(&["describe", "pod", "tiny"]).1);
+    note(format_args!("pod Ready, {:?} after it was created", applied.elapsed()));
     let (_, address) = cluster.kubectl(&["get", "pod", "tiny", "-o", "jsonpath={.status.podIP}"]);
     assert!(address.starts_with("10.244.1."), "{address}");
     told(&mut vm, "test ! -e /var/lib/kubelet/bootstrap-kubeconfig");
+    guest::assert_nothing_drifted(&mut vm);
     vm.power_off(BOOT).unwrap();
 }
 
