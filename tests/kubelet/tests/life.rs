@@ -169,6 +169,8 @@ async fn a_node_joins_becomes_ready_and_keeps_its_identity() {
     assert_eq!((&status["capacity"]["pods"], &status["addresses"][0]["address"]), (&json!("50"), &json!("10.0.0.4")));
 
     assert_credentials(&machine.path("var/lib/kubelet"));
+    // The Lease comes after the status that said Ready.
+    tokio::time::timeout(PATIENCE, lease(&server)).await.unwrap();
     assert_eq!(kubelet.stop(), Some(0));
     std::fs::remove_file(machine.path("var/lib/kubelet/bootstrap-kubeconfig")).unwrap();
     let (uid, requests) = (server.nodes()[0].metadata.uid.clone(), server.csrs().len());
@@ -177,6 +179,13 @@ async fn a_node_joins_becomes_ready_and_keeps_its_identity() {
     assert_eq!((server.nodes()[0].metadata.uid.clone(), server.csrs().len()), (uid, requests));
     assert_eq!((kubelet.stop(), containerd.stop()), (Some(0), Some(0)));
     assert_eq!(server.leases()[0].metadata.name.as_deref(), Some("node-1"));
+}
+
+/// Looks until there is a Lease.
+async fn lease(server: &ApiServer) {
+    while server.leases().is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }
 
 fn assert_credentials(folder: &Path) {
