@@ -14,7 +14,7 @@ pub mod media;
 pub mod notify;
 pub mod observe;
 pub mod persist;
-mod private_socket;
+pub mod private_socket;
 pub mod root;
 pub mod sources;
 pub mod units;

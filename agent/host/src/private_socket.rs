@@ -34,7 +34,7 @@ const MAX_LINE_BYTES: usize = 256;
 const READ_BYTES: usize = 8192;
 
 /// Connects, peer to peer, without Hello.
-pub(crate) async fn connect(path: &Path) -> zbus::Result<Connection> {
+pub async fn connect(path: &Path) -> zbus::Result<Connection> {
     let mut stream = UnixStream::connect(path).await?;
     let guid = authenticate(&mut stream).await?;
     let (read, write) = stream.into_split();

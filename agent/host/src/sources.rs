@@ -1,7 +1,7 @@
 //! Where the custom data comes from: an ordered list of sources, and why each other one did not give it.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nap_model::config::carrier::CarrierError;
 use nap_model::config::{Decoded, decode, ovf};
@@ -182,8 +182,10 @@ impl Search {
     }
 
     async fn in_imds(&mut self, imds: &Imds, limit: Duration) -> Won {
+        let start = Instant::now();
         for (source, name) in [(Source::ImdsUserData, "userData"), (Source::ImdsCustomData, "customData")] {
-            let found = match imds.compute_text(name, limit).await {
+            let left = limit.saturating_sub(start.elapsed());
+            let found = match imds.compute_text(name, left).await {
                 Ok(bytes) if bytes.is_empty() => self.no(source, "empty".to_owned()),
                 Ok(bytes) => self.opens(source, &bytes),
                 Err(error) => {

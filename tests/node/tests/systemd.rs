@@ -1,7 +1,8 @@
 //! The stand-in for systemd is held to the contract that the real one passes in the VM.
 
+use nap_host::private_socket;
 use pretend_node::systemd::contract::{self, Setup};
-use pretend_node::systemd::{Call, PretendSystemd, Runner, private_socket};
+use pretend_node::systemd::{Call, PretendSystemd, Runner};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;

@@ -12,7 +12,6 @@ mod install;
 mod jobs;
 mod lifecycle;
 mod machine;
-pub mod private_socket;
 mod processes;
 mod properties;
 pub(crate) mod search;

@@ -1,8 +1,8 @@
 //! The client side of the checks: calls, properties, and waiting for signals with a deadline.
 
 use super::super::dispatch::{MANAGER, MANAGER_PATH};
-use super::super::private_socket;
 use super::Setup;
+use nap_host::private_socket;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
