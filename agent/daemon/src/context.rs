@@ -77,10 +77,10 @@ impl Context {
         let answer = tokio::select! {
             answer = self.imds.instance(sources::IMDS_LIMIT) => answer.map_err(|error| chain(&error)),
             // Cancelling a question to IMDS loses nothing.
-            () = can_do_without(facts, config) => Err("no answer yet, and none needed".to_owned()),
+            () = can_do_without(config) => Err("no answer yet, and none needed".to_owned()),
         };
         // The routes may have come up meanwhile.
-        facts.primary_address = facts.primary_address.or_else(observe::primary_address);
+        facts.primary_address = observe::primary_address().or(facts.primary_address);
         facts.instance = match answer {
             Ok(instance) if !facts.dmi.is_vm(&instance.vm_id) => {
                 warn!(
@@ -105,15 +105,15 @@ impl Context {
     }
 }
 
-/// Ends when the boot can do without IMDS: the address is in the routes, the provider id in the configuration, and IMDS had
+/// Ends when the boot can do without IMDS: the IPv4 address is in the routes, the provider id in the configuration, and IMDS had
 /// its chance.
-async fn can_do_without(facts: &Facts, config: &NodeConfig) {
+async fn can_do_without(config: &NodeConfig) {
     let grace = tokio::time::sleep(IMDS_GRACE);
     if config.provider_id.is_none() && config.cloud.subscription_id.is_empty() {
         return std::future::pending().await;
     }
     let mut ticks = tokio::time::interval(ADDRESS_EVERY);
-    while facts.primary_address.or_else(observe::primary_address).is_none() {
+    while !observe::primary_address().is_some_and(|address| address.is_ipv4()) {
         ticks.tick().await;
     }
     grace.await;

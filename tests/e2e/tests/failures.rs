@@ -188,3 +188,24 @@ async fn a_step_that_cannot_be_done_is_named() {
     fails(&node, "StepFailed", 4, Duration::from_secs(5)).await;
     assert_eq!(node.report()["Step"], "containerd.config");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_boot_that_is_told_to_stop_still_reports() {
+    let node = Node::new(pretend_azure::ApiOptions { csr_policy: CsrPolicy::Never, ..api_options() }).await;
+    node.hand_over(node.bootstrap().to_string().as_bytes());
+    let mut boot = node.command(&["boot"]).spawn().unwrap();
+    let asked = async { node.api.log().reached(2).await }; // it is on its way
+    tokio::time::timeout(Duration::from_secs(20), asked).await.unwrap();
+    nap_e2e::terminate(boot.id().unwrap()).unwrap();
+    let status = tokio::time::timeout(Duration::from_secs(20), boot.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(124));
+    assert_eq!(node.report()["Reason"], "BootDeadlineExceeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn custom_data_that_is_damaged_ends_the_search_at_once() {
+    let node = Node::new(api_options()).await;
+    node.imds.set_faults(vec![Fault::Forever(Box::new(Fault::AcceptAndHang))]).await;
+    node.root.write("/var/lib/waagent/CustomData", "{\"apiVersion\": \"nap-agent/v1\", ");
+    fails(&node, "CustomDataUnreadable", 240, Duration::from_secs(2)).await;
+}

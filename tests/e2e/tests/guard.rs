@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use nap_e2e::node::{Node, api_options, free_port, text};
 use nap_e2e::terminate;
+use pretend_azure::{ApiOptions, CsrPolicy};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Child;
@@ -104,4 +106,24 @@ async fn a_terminated_guard_ends_well() {
     terminate(guarded.guard.id().unwrap()).unwrap();
     let status = tokio::time::timeout(LIMIT, guarded.guard.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_registers_late_is_completed_and_kept() {
+    let node = Node::new(ApiOptions { csr_policy: CsrPolicy::Never, ..api_options() }).await;
+    let mut document = node.bootstrap();
+    document["boot"]["registrationSeconds"] = json!(2);
+    node.hand_over(document.to_string().as_bytes());
+    let boot = node.agent(&["boot"]).await;
+    assert_eq!(boot.status.code(), Some(34), "{}", text(&boot));
+    assert!(node.path("/var/lib/kubelet/bootstrap-kubeconfig").exists(), "kubelet still needs it");
+
+    node.api.set_csr_policy(CsrPolicy::Approve);
+    let port = free_port();
+    let guard =
+        node.command(&["guard", "--interval", "0.2", "--listen", &format!("127.0.0.1:{port}")]).spawn().unwrap();
+    let guarded = Guarded { node, guard, port };
+    guarded.until("readyz", async |guarded| guarded.get("/readyz").await).await;
+    assert_eq!(guarded.node.report()["ExitCode"], "0");
+    assert!(!guarded.node.path("/var/lib/kubelet/bootstrap-kubeconfig").exists(), "the token has done its work");
 }

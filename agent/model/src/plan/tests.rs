@@ -155,6 +155,18 @@ fn the_digest_of_a_unit_follows_its_inputs_and_not_the_token() {
 }
 
 #[test]
+fn a_router_that_advertises_before_dhcp_answers_does_not_choose_the_nodes_address() {
+    let config = decode(SCENARIOS[1].1.as_bytes()).unwrap().config.unwrap();
+    let mut facts: Facts = serde_json::from_str(SCENARIOS[1].2).unwrap();
+    for (route, wanted) in [("fec0::7", "10.0.0.5"), ("10.0.0.9", "10.0.0.9")] {
+        facts.primary_address = Some(route.parse().unwrap());
+        let plan = plan(&config, &facts).unwrap();
+        let flag = format!("--node-ip={wanted} ");
+        assert!(file(&plan, "/etc/default/kubelet").contains(&flag), "{route}: {}", golden(&plan));
+    }
+}
+
+#[test]
 fn removed_flags_are_left_out_with_a_note() {
     let (_, config, facts) = SCENARIOS[0];
     let plan = scenario_plan(config, facts);

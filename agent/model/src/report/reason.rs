@@ -277,9 +277,10 @@ impl Failure {
         Self { reason, step: step.into(), message: message.into(), evidence: Vec::new() }
     }
 
-    /// The same with one more thing that was seen.
+    /// The same with one more thing that was seen, if there is one.
     pub fn seen(mut self, evidence: impl Into<String>) -> Self {
         self.evidence.push(evidence.into());
+        self.evidence.retain(|evidence| !evidence.is_empty());
         self
     }
 }
