@@ -189,3 +189,15 @@ fn a_machine_that_cannot_become_the_node_is_refused() {
     let without = NodeConfig { bootstrap_token: None, ..config };
     assert_eq!(reason(&without, &facts), Reason::BootstrapCredentialMissing);
 }
+
+#[test]
+fn an_ipv6_route_that_came_first_does_not_choose_the_nodes_address() {
+    let (_, config, facts) = SCENARIOS[0];
+    let config = decode(config.as_bytes()).unwrap().config.unwrap();
+    let mut facts: Facts = serde_json::from_str(facts).unwrap();
+    facts.primary_address = "fd00::1".parse().ok();
+    let flags = |facts: &Facts| file(&plan(&config, facts).unwrap(), "/etc/default/kubelet").to_owned();
+    assert!(flags(&facts).contains("--node-ip=10.224.0.7 "), "IMDS knows the IPv4 address");
+    facts.instance = None;
+    assert!(flags(&facts).contains("--node-ip=fd00::1 "), "better than none");
+}

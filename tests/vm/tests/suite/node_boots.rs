@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nap_vm::{Image, Overlay, Vm, VmLock, VmOptions, artifact};
+use nap_vm::{GUEST_ADDRESS, Image, Overlay, Vm, VmLock, VmOptions, artifact};
 use serde_json::Value;
 
 use crate::azure::{Azure, PROVIDER_ID, VM_ID, custom_data};
@@ -63,6 +63,9 @@ fn assert_first_boot_registered(vm: &mut Vm, azure: &Azure) {
     told(vm, "test -e /opt/azure/containers/provision.complete");
     told(vm, "test ! -e /var/lib/kubelet/bootstrap-kubeconfig");
     assert_eq!(told(vm, "stat -L -c %a /var/lib/kubelet/pki/kubelet-client-current.pem"), "600");
+    // QEMU's router advertises an IPv6 default route, which may be here before the DHCP lease.
+    let node_ip = told(vm, "grep -o -e '--node-ip=[^ ]*' /etc/default/kubelet");
+    assert_eq!(node_ip, format!("--node-ip={GUEST_ADDRESS}"));
     assert_eq!(told(vm, "systemctl is-active nap-boot nap-agent kubelet containerd"), ["active"; 4].join("\n"));
 }
 

@@ -20,8 +20,12 @@ const OF_CLOUD_INIT: &[&str] = &[
 ];
 
 /// Where a secret of the configuration belongs.
-const OURS: &[(&str, &str)] =
-    &[("client secret", "/etc/kubernetes/azure.json"), ("kubelet key", "/var/lib/kubelet/pki/*")];
+const OURS: &[(&str, &str)] = &[
+    ("client secret", "/etc/kubernetes/azure.json"),
+    ("kubelet key", "/var/lib/kubelet/pki/*"),
+    // The agent's copy of the custom data, from which azure.json is put back; the token is taken out of it.
+    ("client secret", "/var/lib/nap-agent/config.json"),
+];
 
 /// A unit that notes every program, its arguments and its environment, from early boot on.
 pub(crate) fn watching_programs(overlay: Overlay) -> Overlay {
