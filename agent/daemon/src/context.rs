@@ -98,6 +98,17 @@ impl Context {
         };
     }
 
+    /// The facts on which the boot's plan rests, with the time and the client certificate of now; `step` asks for them.
+    pub(crate) fn kept_facts(&self, step: &str) -> Result<Facts, Failure> {
+        let failed = |message: String| Failure::new(Reason::StepFailed, step, message);
+        let facts = persist::read_facts(&self.root).map_err(|error| failed(chain(&error)))?;
+        let mut facts =
+            facts.ok_or_else(|| failed("no boot's facts are here; the next boot writes them".to_owned()))?;
+        facts.observed_at = jiff::Timestamp::now();
+        facts.client_certificate = observe::client_certificate(&self.root).map_err(|error| failed(chain(&error)))?;
+        Ok(facts)
+    }
+
     /// What IMDS said at an earlier boot of this VM, so that kubelet's flags stay the same while IMDS is away.
     fn remembered_instance(&self, facts: &Facts) -> Option<Instance> {
         let old = persist::read_facts(&self.root).ok().flatten()?;

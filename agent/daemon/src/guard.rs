@@ -195,7 +195,6 @@ impl Guard<'_> {
 
     /// The boot's plan, with the time and the client certificate of now. No program is started for it.
     async fn plan(&mut self) -> Result<Plan, Failure> {
-        let root = &self.context.root;
         let config = match &self.config {
             Some(config) => config,
             None => {
@@ -203,14 +202,7 @@ impl Guard<'_> {
                 self.config.insert(config_of(&found)?.clone())
             }
         };
-        let read = persist::read_facts(root).and_then(|facts| Ok((facts, observe::client_certificate(root)?)));
-        let step_failed = |message| Failure::new(Reason::StepFailed, "guard", message);
-        let (facts, client_certificate) = read.map_err(|error| step_failed(chain(&error)))?;
-        let mut facts =
-            facts.ok_or_else(|| step_failed("the boot's facts are gone; the next boot writes them".to_owned()))?;
-        facts.observed_at = jiff::Timestamp::now();
-        facts.client_certificate = client_certificate;
-        keep(config, &facts)
+        keep(config, &self.context.kept_facts("guard")?)
     }
 
     /// The differing steps that may be put back, and why the others may not.

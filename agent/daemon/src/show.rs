@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use nap_host::executor::{Comparison, compare};
 use nap_host::sources::Found;
-use nap_host::{chain, journal, observe, persist};
+use nap_host::{journal, observe, persist};
 use nap_model::plan::{Plan, Want};
 use nap_model::report::{Failure, REASONS, Reason};
 use serde_json::json;
@@ -129,15 +129,11 @@ pub(crate) async fn status(context: &Context, out: &mut impl Write) -> anyhow::R
 }
 
 async fn drift(context: &Context) -> Result<Vec<nap_host::executor::Difference>, Failure> {
-    let root = &context.root;
     let found = context.look_for().await?;
     let failed = |message: String| Failure::new(Reason::StepFailed, "status", message);
-    let facts = persist::read_facts(root).map_err(|error| failed(chain(&error)))?;
-    let mut facts = facts.ok_or_else(|| failed("no boot has observed this machine yet".to_owned()))?;
-    facts.observed_at = jiff::Timestamp::now();
-    facts.client_certificate = observe::client_certificate(root).map_err(|error| failed(chain(&error)))?;
+    let facts = context.kept_facts("status")?;
     let plan = nap_model::plan::keep(config_of(&found)?, &facts)?;
-    let comparison = compare(root, &plan).await;
+    let comparison = compare(&context.root, &plan).await;
     match comparison.unknown.iter().find(|unknown| unknown.essential) {
         Some(unknown) => Err(failed(format!("{}: {}", unknown.step, unknown.why))),
         None => Ok(comparison.differences),
