@@ -33,6 +33,8 @@ pub struct VmLock {
 impl VmLock {
     /// Waits until no other VM runs.
     pub fn take() -> Result<Self, VmError> {
+        // The lock is taken before the image is built: on a clean clone nobody has made the folder yet.
+        std::fs::create_dir_all(folder()).map_err(VmError::file("create", folder()))?;
         let path = folder().join("vm.lock");
         let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = open.map_err(VmError::file("open", &path))?;
