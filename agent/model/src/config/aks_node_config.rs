@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::aks_kubelet::CONFIG_FILE;
 use super::carrier::Format;
 use super::document::Checked;
+use super::machine::{Claims, Gpu, Network, OperatingSystem, Registries};
 use super::node_bootstrap::{refuse_crossed_thresholds, supported_version};
 use super::node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
 use super::problem::{Findings, quoted};
@@ -30,51 +31,51 @@ pub(super) const SHAPE: Shape = Object(&[
     field("cluster_config", Object(CLUSTER), "Where in Azure the node is."),
     field("kubelet_config", Object(KUBELET), "kubelet."),
     field("network_config", Object(NETWORK), "Pod network."),
-    field("containerd_config", Any, "containerd package.").not_acted_on(),
+    field("containerd_config", Any, "containerd package.").ignored("not read yet"),
     field("custom_linux_os_config", Object(LINUX_OS), "Operating system."),
     field("kube_binary_config", Object(KUBE_BINARY), "Binaries."),
     field("custom_cloud_config", Object(CUSTOM_CLOUD), "Sovereign and custom clouds."),
     field("cse_timeout", INT32, "Seconds for the whole boot; 900 when out of 1 to 21600."),
-    field("needs_cgroupv2", Bool, "cgroup v2; observed on the node instead.").not_acted_on(),
-    field("runc_config", Any, "runc package.").not_acted_on(),
-    field("custom_search_domain_config", Object(SEARCH_DOMAIN), "Search domain.").not_acted_on(),
-    field("http_proxy_config", Any, "HTTP proxy.").not_acted_on(),
-    field("gpu_config", Any, "GPU.").not_acted_on(),
-    field("kube_proxy_url", Text, "kube-proxy image.").not_acted_on(),
-    field("vm_size", Text, "VM size.").not_acted_on(),
-    field("linux_admin_username", Text, "Admin user.").not_acted_on(),
-    field("is_vhd", Bool, "Baked image.").not_acted_on(),
-    field("enable_ssh", Bool, "SSH.").not_acted_on(),
-    field("enable_unattended_upgrade", Bool, "Unattended upgrades.").not_acted_on(),
-    field("message_of_the_day", Text, "Message of the day.").not_acted_on(),
-    field("enable_hosts_config_agent", Bool, "Private cluster hosts.").not_acted_on(),
-    field("custom_ca_certs", List(&Text), "Custom CAs.").not_acted_on(),
-    field("provision_output", Text, "Unused by its owner, too.").not_acted_on(),
+    field("needs_cgroupv2", Bool, "cgroup v2; observed on the node instead.").ignored("not read yet"),
+    field("runc_config", Any, "runc package.").ignored("not read yet"),
+    field("custom_search_domain_config", Object(SEARCH_DOMAIN), "Search domain.").ignored("not read yet"),
+    field("http_proxy_config", Any, "HTTP proxy.").ignored("not read yet"),
+    field("gpu_config", Any, "GPU.").ignored("not read yet"),
+    field("kube_proxy_url", Text, "kube-proxy image.").ignored("not read yet"),
+    field("vm_size", Text, "VM size.").ignored("not read yet"),
+    field("linux_admin_username", Text, "Admin user.").ignored("not read yet"),
+    field("is_vhd", Bool, "Baked image.").ignored("not read yet"),
+    field("enable_ssh", Bool, "SSH.").ignored("not read yet"),
+    field("enable_unattended_upgrade", Bool, "Unattended upgrades.").ignored("not read yet"),
+    field("message_of_the_day", Text, "Message of the day.").ignored("not read yet"),
+    field("enable_hosts_config_agent", Bool, "Private cluster hosts.").ignored("not read yet"),
+    field("custom_ca_certs", List(&Text), "Custom CAs.").ignored("not read yet"),
+    field("provision_output", Text, "Unused by its owner, too.").ignored("not read yet"),
     field(
         "workload_runtime",
         ProtobufEnum(&[("WORKLOAD_RUNTIME_UNSPECIFIED", 0), ("WORKLOAD_RUNTIME_OCI_CONTAINER", 1)]),
         "Unused by its owner, too.",
     )
-    .not_acted_on(),
-    field("ipv6_dual_stack_enabled", Bool, "Dual stack.").not_acted_on(),
-    field("outbound_command", Text, "A shell command; never run.").not_acted_on(),
-    field("azure_private_registry_server", Text, "Private registry.").not_acted_on(),
-    field("private_egress_proxy_address", Text, "Egress proxy.").not_acted_on(),
-    field("enable_artifact_streaming", Bool, "Artifact streaming.").not_acted_on(),
-    field("is_kata", Bool, "Kata.").not_acted_on(),
-    field("disable_custom_data", Bool, "Custom data.").not_acted_on(),
-    field("bootstrap_profile_container_registry_server", Text, "Network-isolated registry.").not_acted_on(),
-    field("imds_restriction_config", Any, "IMDS restriction.").not_acted_on(),
-    field("pre_provision_only", Bool, "First stage of two.").not_acted_on(),
-    field("local_dns_profile", Any, "LocalDNS.").not_acted_on(),
-    field("disable_pubkey_auth", Bool, "SSH public keys.").not_acted_on(),
-    field("service_account_image_pull_profile", Any, "Image pull identity.").not_acted_on(),
-    field("enabled_features", MapOf(&Text), "Feature flags of the launcher.").not_acted_on(),
+    .ignored("not read yet"),
+    field("ipv6_dual_stack_enabled", Bool, "Dual stack.").ignored("not read yet"),
+    field("outbound_command", Text, "A shell command; never run.").ignored("not read yet"),
+    field("azure_private_registry_server", Text, "Private registry.").ignored("not read yet"),
+    field("private_egress_proxy_address", Text, "Egress proxy.").ignored("not read yet"),
+    field("enable_artifact_streaming", Bool, "Artifact streaming.").ignored("not read yet"),
+    field("is_kata", Bool, "Kata.").ignored("not read yet"),
+    field("disable_custom_data", Bool, "Custom data.").ignored("not read yet"),
+    field("bootstrap_profile_container_registry_server", Text, "Network-isolated registry.").ignored("not read yet"),
+    field("imds_restriction_config", Any, "IMDS restriction.").ignored("not read yet"),
+    field("pre_provision_only", Bool, "First stage of two.").ignored("not read yet"),
+    field("local_dns_profile", Any, "LocalDNS.").ignored("not read yet"),
+    field("disable_pubkey_auth", Bool, "SSH public keys.").ignored("not read yet"),
+    field("service_account_image_pull_profile", Any, "Image pull identity.").ignored("not read yet"),
+    field("enabled_features", MapOf(&Text), "Feature flags of the launcher.").ignored("not read yet"),
 ]);
 
 const API_SERVER: &[Field] = &[
     field("api_server_name", Text, "DNS name or address.").required(),
-    field("api_server_public_key", Text, "Unused by kubelet.").not_acted_on(),
+    field("api_server_public_key", Text, "Unused by kubelet.").ignored("not read yet"),
 ];
 
 const AUTH_METHODS: Shape = ProtobufEnum(&[
@@ -86,23 +87,24 @@ const AUTH_METHODS: Shape = ProtobufEnum(&[
 ]);
 
 const BOOTSTRAPPING: &[Field] = &[
-    field("bootstrapping_auth_method", AUTH_METHODS, "Method; the token is used.").not_acted_on(),
-    field("cluster_join_method", Any, "Unused by its owner, too.").not_acted_on(),
+    field("bootstrapping_auth_method", AUTH_METHODS, "Method; the token is used.").ignored("not read yet"),
+    field("cluster_join_method", Any, "Unused by its owner, too.").ignored("not read yet"),
     field(
         "tls_bootstrapping_token",
         Shape::TextThat("a bootstrap token such as abcdef.0123456789abcdef", rules::is_bootstrap_token),
         "Bootstrap token.",
     )
     .secret(),
-    field("secure_tls_bootstrapping_aad_resource", Text, "Secure TLS bootstrap.").not_acted_on(),
-    field("secure_tls_bootstrapping_user_assigned_identity_id", Text, "Secure TLS bootstrap.").not_acted_on(),
-    field("secure_tls_bootstrapping_custom_client_download_url", Text, "Secure TLS bootstrap.").not_acted_on(),
-    field("secure_tls_bootstrapping_validate_kubeconfig_timeout", Text, "Secure TLS bootstrap.").not_acted_on(),
-    field("secure_tls_bootstrapping_get_access_token_timeout", Text, "Secure TLS bootstrap.").not_acted_on(),
-    field("secure_tls_bootstrapping_get_instance_data_timeout", Text, "Secure TLS bootstrap.").not_acted_on(),
-    field("secure_tls_bootstrapping_get_nonce_timeout", Text, "Secure TLS bootstrap.").not_acted_on(),
-    field("secure_tls_bootstrapping_get_attested_data_timeout", Text, "Secure TLS bootstrap.").not_acted_on(),
-    field("secure_tls_bootstrapping_get_credential_timeout", Text, "Secure TLS bootstrap.").not_acted_on(),
+    field("secure_tls_bootstrapping_aad_resource", Text, "Secure TLS bootstrap.").ignored("not read yet"),
+    field("secure_tls_bootstrapping_user_assigned_identity_id", Text, "Secure TLS bootstrap.").ignored("not read yet"),
+    field("secure_tls_bootstrapping_custom_client_download_url", Text, "Secure TLS bootstrap.").ignored("not read yet"),
+    field("secure_tls_bootstrapping_validate_kubeconfig_timeout", Text, "Secure TLS bootstrap.")
+        .ignored("not read yet"),
+    field("secure_tls_bootstrapping_get_access_token_timeout", Text, "Secure TLS bootstrap.").ignored("not read yet"),
+    field("secure_tls_bootstrapping_get_instance_data_timeout", Text, "Secure TLS bootstrap.").ignored("not read yet"),
+    field("secure_tls_bootstrapping_get_nonce_timeout", Text, "Secure TLS bootstrap.").ignored("not read yet"),
+    field("secure_tls_bootstrapping_get_attested_data_timeout", Text, "Secure TLS bootstrap.").ignored("not read yet"),
+    field("secure_tls_bootstrapping_get_credential_timeout", Text, "Secure TLS bootstrap.").ignored("not read yet"),
 ];
 
 const AUTH: &[Field] = &[
@@ -155,8 +157,8 @@ const CLOUD_PROVIDER: &[Field] = &[
     field("cloud_provider_backoff_mode", Text, "Its mode.").also("cloudProviderBackoffMode"),
     field("cloud_provider_backoff_retries", INT32, "Its retries.").also("cloudProviderBackoffRetries"),
     field("cloud_provider_backoff_duration", INT32, "Its seconds.").also("cloudProviderBackoffDuration"),
-    field("cloud_provider_backoff_exponent", Any, "Only in mode v1.").not_acted_on(),
-    field("cloud_provider_backoff_jitter", Any, "Only in mode v1.").not_acted_on(),
+    field("cloud_provider_backoff_exponent", Any, "Only in mode v1.").ignored("not read yet"),
+    field("cloud_provider_backoff_jitter", Any, "Only in mode v1.").ignored("not read yet"),
     field("cloud_provider_rate_limit", Bool, "Rate limit.").also("cloudProviderRateLimit"),
     field("cloud_provider_rate_limit_qps", INT32, "Reads a second.").also("cloudProviderRateLimitQPS"),
     field("cloud_provider_rate_limit_qps_write", INT32, "Writes a second.").also("cloudProviderRateLimitQPSWrite"),
@@ -171,9 +173,9 @@ const KUBELET: &[Field] = &[
     field("kubelet_config_file_config", Object(CONFIG_FILE), "Fields of KubeletConfiguration."),
     field("enable_kubelet_config_file", Bool, "Whether those fields count."),
     field("container_data_dir", Text, "containerd's root."),
-    field("kubelet_disk_type", Any, "Which disk kubelet uses.").not_acted_on(),
-    field("kubelet_client_key", Text, "Client key instead of a token.").secret().not_acted_on(),
-    field("kubelet_client_cert_content", Text, "Client certificate instead of a token.").not_acted_on(),
+    field("kubelet_disk_type", Any, "Which disk kubelet uses.").ignored("not read yet"),
+    field("kubelet_client_key", Text, "Client key instead of a token.").secret().ignored("not read yet"),
+    field("kubelet_client_cert_content", Text, "Client certificate instead of a token.").ignored("not read yet"),
 ];
 
 const NETWORK_PLUGINS: Shape = ProtobufEnum(&[
@@ -185,34 +187,34 @@ const NETWORK_PLUGINS: Shape = ProtobufEnum(&[
 
 const NETWORK: &[Field] = &[
     field("network_plugin", NETWORK_PLUGINS, "Whether the node writes the conflist."),
-    field("network_policy", Any, "Network policy.").not_acted_on(),
-    field("vnet_cni_plugins_url", Text, "Download.").not_acted_on(),
-    field("cni_plugins_url", Text, "Download.").not_acted_on(),
-    field("standard_secondary_nic_count", INT32, "More NICs.").not_acted_on(),
+    field("network_policy", Any, "Network policy.").ignored("not read yet"),
+    field("vnet_cni_plugins_url", Text, "Download.").ignored("not read yet"),
+    field("cni_plugins_url", Text, "Download.").ignored("not read yet"),
+    field("standard_secondary_nic_count", INT32, "More NICs.").ignored("not read yet"),
 ];
 
 const LINUX_OS: &[Field] = &[
     field("sysctl_config", Object(sysctls::PROTOBUF_FIELDS), "Kernel settings."),
-    field("ulimit_config", Any, "Limits of containerd.").not_acted_on(),
-    field("enable_swap_config", Bool, "Swap.").not_acted_on(),
-    field("swap_file_size", INT32, "Swap.").not_acted_on(),
-    field("transparent_hugepage_support", Text, "Transparent huge pages.").not_acted_on(),
-    field("transparent_defrag", Text, "Transparent huge pages.").not_acted_on(),
+    field("ulimit_config", Any, "Limits of containerd.").ignored("not read yet"),
+    field("enable_swap_config", Bool, "Swap.").ignored("not read yet"),
+    field("swap_file_size", INT32, "Swap.").ignored("not read yet"),
+    field("transparent_hugepage_support", Text, "Transparent huge pages.").ignored("not read yet"),
+    field("transparent_defrag", Text, "Transparent huge pages.").ignored("not read yet"),
 ];
 
 const KUBE_BINARY: &[Field] = &[
     field("pod_infra_container_image_url", Text, "Image of the pause container."),
-    field("kube_binary_url", Text, "Download.").not_acted_on(),
-    field("custom_kube_binary_url", Text, "Download.").not_acted_on(),
-    field("private_kube_binary_url", Text, "Download.").not_acted_on(),
-    field("linux_credential_provider_url", Text, "Download.").not_acted_on(),
+    field("kube_binary_url", Text, "Download.").ignored("not read yet"),
+    field("custom_kube_binary_url", Text, "Download.").ignored("not read yet"),
+    field("private_kube_binary_url", Text, "Download.").ignored("not read yet"),
+    field("linux_credential_provider_url", Text, "Download.").ignored("not read yet"),
 ];
 
 const CUSTOM_CLOUD: &[Field] = &[
-    field("custom_cloud_env_name", Text, "Name of a custom cloud.").not_acted_on(),
-    field("repo_depot_endpoint", Text, "Package mirror.").not_acted_on(),
-    field("custom_env_json_content", Text, "Endpoints.").not_acted_on(),
-    field("container_registry_dns_suffix", Text, "Registry suffix.").not_acted_on(),
+    field("custom_cloud_env_name", Text, "Name of a custom cloud.").ignored("not read yet"),
+    field("repo_depot_endpoint", Text, "Package mirror.").ignored("not read yet"),
+    field("custom_env_json_content", Text, "Endpoints.").ignored("not read yet"),
+    field("container_registry_dns_suffix", Text, "Registry suffix.").ignored("not read yet"),
 ];
 
 const SEARCH_DOMAIN: &[Field] = &[
@@ -254,6 +256,14 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
             "custom_linux_os_config.sysctl_config",
             findings,
         ),
+        claims: Claims::default(),
+        os: OperatingSystem::default(),
+        network: Network::default(),
+        proxy: None,
+        trusted_certificates: Vec::new(),
+        local_dns: None,
+        gpu: Gpu::default(),
+        registries: Registries::default(),
         cloud: cloud(checked, findings),
         boot: boot(checked, findings),
         cluster: cluster?,

@@ -4,7 +4,10 @@ mod aks_kubelet;
 mod aks_node_config;
 pub mod carrier;
 mod document;
+mod local_dns;
+mod machine;
 mod node_bootstrap;
+mod node_class;
 mod node_config;
 pub mod ovf;
 pub mod problem;
@@ -17,6 +20,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use carrier::{Carrier, CarrierError, Document, Format};
+pub use local_dns::{Forward, ForwardPolicy, LocalDns, Protocol, ServeStale, Zone};
+pub use machine::{
+    Claims, Gpu, HugePages, ImageFamily, Network, OperatingSystem, Proxy, Registries, SecondaryNics, Ssh, Ulimits,
+};
 pub use node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
 use problem::Findings;
 use shape::{Naming, Shape};
@@ -66,7 +73,7 @@ impl Decoded {
             ("bootstrappingConfig", ["tls_bootstrapping_token", "tlsBootstrappingToken"]),
         ] {
             if let Some(section) = value.get_mut(section).and_then(Value::as_object_mut) {
-                section.retain(|name, _| !names.contains(&name.as_str()));
+                section.retain(|name, _| !names.iter().any(|token| token.eq_ignore_ascii_case(name)));
             }
         }
         value

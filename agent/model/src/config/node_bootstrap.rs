@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::carrier::Format;
 use super::document::Checked;
+use super::machine::{Network, OperatingSystem, Proxy, Registries, SecondaryNics, Ssh, Ulimits};
 use super::node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
 use super::problem::Findings;
 use super::rules;
 use super::shape::Shape::{Any, Bool, Integer, List, Map as MapOf, Object, Text, TextThat, Word};
 use super::shape::{Field, Shape, field};
-use super::sysctls;
+use super::{node_class, sysctls};
 use crate::kubernetes::{KubernetesVersion, NodeName};
 
 /// The format as a table.
@@ -27,12 +28,13 @@ pub(super) const SHAPE: Shape = Object(&[
     field("containerd", Object(CONTAINERD), "The container runtime."),
     field("cloud", Object(CLOUD), "Where in Azure the node is; goes into /etc/kubernetes/azure.json."),
     field("boot", Object(BOOT), "How long parts of the boot may take, in seconds."),
-    field("nodeClass", Object(NODE_CLASS), "The spec of the AKSNodeClass, verbatim."),
-    field("storage", Any, "Local disks.").not_acted_on(),
-    field("registries", Any, "Registry mirrors and credentials.").not_acted_on(),
-    field("trust", Any, "Additional certificate authorities.").not_acted_on(),
-    field("proxy", Any, "HTTP proxy.").not_acted_on(),
-    field("health", Any, "The health endpoint.").not_acted_on(),
+    field("nodeClass", Object(node_class::FIELDS), "The spec of the AKSNodeClass, verbatim."),
+    field("os", Object(OS), "The operating system, beside what the AKSNodeClass has."),
+    field("trust", Object(TRUST), "Additional certificate authorities, for the whole machine."),
+    field("proxy", Object(PROXY), "HTTP proxy of containerd, kubelet and the package manager."),
+    field("registries", Object(REGISTRIES), "Where images come from."),
+    field("storage", Any, "Local disks.").ignored("this version leaves local disks alone"),
+    field("health", Any, "The health endpoint.").ignored("this version's endpoint has no settings"),
 ]);
 
 const CLUSTER: &[Field] = &[
@@ -42,6 +44,11 @@ const CLUSTER: &[Field] = &[
     field("kubernetesVersion", Text, "Version of kubelet, such as 1.34.2; 1.30 to 1.37.").required(),
     field("dnsServiceIP", Text, "Address of the cluster's DNS service; 10.0.0.10 when absent."),
     field("dnsDomain", Text, "DNS domain of the cluster; cluster.local when absent."),
+    field(
+        "serviceCIDRs",
+        List(&TextThat("an address range such as 10.0.0.0/16", rules::is_cidr)),
+        "Address ranges of services; never reached through a proxy.",
+    ),
 ];
 
 const IDENTITY: &[Field] = &[
@@ -56,11 +63,91 @@ const IDENTITY: &[Field] = &[
     field("servicePrincipalSecret", Text, "Its secret.").secret(),
 ];
 
-const NETWORK: &[Field] = &[field(
-    "mode",
-    Word(&["overlay", "cilium", "nodeSubnet", "none"]),
-    "Who makes the pod network; overlay when absent.",
+const NETWORK: &[Field] = &[
+    field(
+        "mode",
+        Word(&["overlay", "cilium", "nodeSubnet", "none"]),
+        "Who makes the pod network; overlay when absent.",
+    ),
+    field(
+        "searchDomains",
+        List(&TextThat("a DNS domain such as corp.example", rules::is_domain)),
+        "DNS search domains beside the virtual network's.",
+    ),
+    field("privateAPIServer", Bool, "Whether a hosts entry names the API server of a private cluster."),
+    field(
+        "apiServerAddress",
+        TextThat("an IP address", rules::is_address),
+        "Its address; the VM's tag aksAPIServerIPAddress when absent.",
+    ),
+    field("dualStack", Bool, "Whether the node has an IPv6 address beside IPv4."),
+    field(
+        "secondaryNICs",
+        List(&TextThat("a MAC such as 000D3A1B2C3D", rules::is_mac)),
+        "MACs of NICs beside the primary one.",
+    ),
+    field("restrictIMDS", Bool, "Whether pods are kept from the instance metadata service."),
+];
+
+const OS: &[Field] = &[
+    field("messageOfTheDay", Text, "What people see who log in."),
+    field(
+        "ssh",
+        Object(&[
+            field("enabled", Bool, "Whether the SSH server may run; true when absent."),
+            field("publicKeys", Bool, "Whether it takes public keys; true when absent."),
+        ]),
+        "Remote login.",
+    ),
+    field("adminUser", TextThat("a user name", rules::is_user_name), "User whose password and account never expire."),
+    field(
+        "unattendedUpgrades",
+        Bool,
+        "Whether the distribution installs its updates by itself; the image's choice when absent.",
+    ),
+    field(
+        "ulimits",
+        Object(&[
+            field("noFile", TextThat(rules::LIMIT, rules::is_limit), "Open files of a container (LimitNOFILE)."),
+            field(
+                "maxLockedMemory",
+                TextThat(rules::LIMIT, rules::is_limit),
+                "Locked memory of a container (LimitMEMLOCK).",
+            ),
+        ]),
+        "Limits of containerd, and so of containers.",
+    ),
+];
+
+const TRUST: &[Field] = &[field(
+    "certificates",
+    List(&Text),
+    "PEM certificates, or base64 of them, one or more an item; at most 10 items.",
 )];
+
+const PROXY: &[Field] = &[
+    field("http", TextThat("a URL such as http://proxy:3128", rules::is_proxy_url), "HTTP_PROXY.").secret(),
+    field("https", TextThat("a URL such as http://proxy:3128", rules::is_proxy_url), "HTTPS_PROXY.").secret(),
+    field(
+        "noProxy",
+        List(&TextThat("a host, domain or range", rules::is_flag_value)),
+        "NO_PROXY; what must never go through a proxy is added.",
+    ),
+    field("caCertificate", Text, "PEM certificate of the proxy, or base64 of it."),
+];
+
+const REGISTRIES: &[Field] = &[
+    field(
+        "bootstrap",
+        TextThat("a registry such as example.azurecr.io", rules::is_registry),
+        "Registry of a network-isolated cluster, which stands for the public one.",
+    ),
+    field(
+        "dnsSuffix",
+        TextThat("a DNS suffix such as .azurecr.example", rules::is_suffix),
+        "Registry suffix of a custom cloud.",
+    ),
+];
 
 const NODE: &[Field] = &[
     field("name", Text, "Name of the Node; the host name when absent."),
@@ -108,62 +195,11 @@ const BOOT: &[Field] = &[
     field("registrationSeconds", Integer(1, 3600), "Client certificate and Node object; 300 when absent."),
 ];
 
-const NODE_CLASS: &[Field] = &[
-    field("vnetSubnetID", TextThat("the id of a subnet", is_subnet_id), "ARM id of the subnet."),
-    field("maxPods", Integer(10, 250), "Most pods; 30 with nodeSubnet, else 250, when absent."),
-    field("kubelet", Object(CLASS_KUBELET), "Settings of kubelet."),
-    field("linuxOSConfig", Object(LINUX_OS), "Settings of the operating system."),
-    field("osDiskSizeGB", Integer(30, 2048), "Size of the OS disk.").not_acted_on(),
-    field("imageFamily", Word(&["Ubuntu", "Ubuntu2204", "Ubuntu2404", "AzureLinux"]), "Image family.").not_acted_on(),
-    field("fipsMode", Word(&["FIPS", "Disabled"]), "FIPS.").not_acted_on(),
-    field("tags", MapOf(&Text), "Azure tags.").not_acted_on(),
-    field("security", Any, "Trusted launch, encryption at host.").not_acted_on(),
-    field("localDNS", Any, "LocalDNS.").not_acted_on(),
-    field("gpu", Any, "GPU driver.").not_acted_on(),
-    field("artifactStreaming", Any, "Artifact streaming.").not_acted_on(),
-];
-
-/// Named as KubeletConfiguration names them, so they go there as they are.
-/// Source: karpenter-provider-azure `KubeletConfiguration` (v1beta1).
-const CLASS_KUBELET: &[Field] = &[
-    field("cpuManagerPolicy", Word(&["none", "static"]), "CPU manager."),
-    field("cpuCFSQuota", Bool, "CPU quota."),
-    field(
-        "cpuCFSQuotaPeriod",
-        TextThat("a duration from 1ms to 1s, such as 100ms", is_cfs_period),
-        "Period of the CPU quota.",
-    ),
-    field("imageGCHighThresholdPercent", Integer(0, 100), "Disk use that starts image garbage collection."),
-    field("imageGCLowThresholdPercent", Integer(0, 100), "Disk use that ends it."),
-    field(
-        "topologyManagerPolicy",
-        Word(&["restricted", "best-effort", "none", "single-numa-node"]),
-        "Topology manager.",
-    ),
-    field("allowedUnsafeSysctls", List(&Text), "Unsafe sysctls that pods may set."),
-    field("containerLogMaxSize", TextThat("a size such as 50Mi", is_size), "Size at which a log is rotated."),
-    field("containerLogMaxFiles", Integer(2, i32::MAX as i64), "Log files kept per container."),
-    field("podPidsLimit", Integer(-1, i64::MAX), "Most processes in a pod; -1 for no limit."),
-    field("failSwapOn", Bool, "Whether kubelet refuses to start with swap."),
-];
-
-const LINUX_OS: &[Field] = &[
-    field("sysctls", Object(sysctls::CRD_FIELDS), "Kernel settings."),
-    field("swapFileSize", Text, "Swap file.").not_acted_on(),
-    field("transparentHugePageEnabled", Word(&["always", "madvise", "never"]), "Transparent huge pages.")
-        .not_acted_on(),
-    field(
-        "transparentHugePageDefrag",
-        Word(&["always", "defer", "defer+madvise", "madvise", "never"]),
-        "Their defragmentation.",
-    )
-    .not_acted_on(),
-];
-
 /// What a checked document asks for. Problems go to `findings`; the result counts only when there are none.
 pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConfig> {
     let checked = Checked(document);
     let cluster = cluster(checked, findings);
+    let class = "nodeClass.linuxOSConfig.sysctls";
     let taints = ["node.taints", "node.startupTaints"]
         .into_iter()
         .flat_map(|path| checked.items(path).enumerate().map(move |(i, text)| (format!("{path}[{i}]"), text)));
@@ -182,11 +218,18 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
                 .text("containerd.sandboxImage")
                 .map_or(Containerd::default().sandbox_image, str::to_owned),
         },
-        sysctls: sysctls::read(
-            checked.object("nodeClass.linuxOSConfig.sysctls"),
-            "nodeClass.linuxOSConfig.sysctls",
-            findings,
-        ),
+        sysctls: sysctls::read(checked.object(class), class, findings),
+        claims: node_class::claims(checked, findings),
+        os: os(checked, findings),
+        network: network(checked),
+        proxy: proxy(checked),
+        trusted_certificates: trusted_certificates(checked, findings),
+        local_dns: node_class::local_dns(checked, findings),
+        gpu: node_class::gpu(checked),
+        registries: Registries {
+            bootstrap: checked.text("registries.bootstrap").map(str::to_owned),
+            dns_suffix: checked.text("registries.dnsSuffix").map(str::to_owned),
+        },
         cloud: cloud(checked),
         boot: boot(checked),
         cluster: cluster?,
@@ -228,13 +271,58 @@ pub(super) fn supported_version(path: &str, text: &str, findings: &mut Findings)
     Some(version)
 }
 
-fn kubelet(checked: Checked<'_>, findings: &mut Findings) -> Kubelet {
-    let mut config = checked.object("nodeClass.kubelet").cloned().unwrap_or_default();
-    // kubelet refuses a period other than 100ms without its feature gate.
-    if config.get("cpuCFSQuotaPeriod").is_some_and(|period| period != "100ms") {
-        config.insert("featureGates".to_owned(), json!({"CustomCPUCFSQuotaPeriod": true}));
+fn os(checked: Checked<'_>, findings: &mut Findings) -> OperatingSystem {
+    OperatingSystem {
+        huge_pages: node_class::huge_pages(checked),
+        swap_file_bytes: node_class::swap_file(checked, findings),
+        ulimits: Ulimits {
+            no_file: checked.text("os.ulimits.noFile").map(str::to_owned),
+            max_locked_memory: checked.text("os.ulimits.maxLockedMemory").map(str::to_owned),
+        },
+        message_of_the_day: checked.text("os.messageOfTheDay").map(str::to_owned),
+        ssh: Ssh {
+            enabled: checked.flag("os.ssh.enabled").unwrap_or(true),
+            public_keys: checked.flag("os.ssh.publicKeys").unwrap_or(true),
+        },
+        admin_user: checked.text("os.adminUser").map(str::to_owned),
+        unattended_upgrades: checked.flag("os.unattendedUpgrades"),
     }
-    clamp_to_int32(&mut config, "podPidsLimit", findings);
+}
+
+fn network(checked: Checked<'_>) -> Network {
+    let list = |path: &str| checked.items(path).map(str::to_owned).collect::<Vec<_>>();
+    let macs = list("network.secondaryNICs");
+    Network {
+        search_domains: list("network.searchDomains"),
+        private_api_server: checked.flag("network.privateAPIServer") == Some(true)
+            || checked.text("network.apiServerAddress").is_some(),
+        api_server_address: checked.text("network.apiServerAddress").and_then(|address| address.parse().ok()),
+        dual_stack: checked.flag("network.dualStack") == Some(true),
+        secondary_nics: if macs.is_empty() { SecondaryNics::None } else { SecondaryNics::Macs(macs) },
+        restrict_imds: checked.flag("network.restrictIMDS") == Some(true),
+        service_cidrs: list("cluster.serviceCIDRs"),
+    }
+}
+
+fn proxy(checked: Checked<'_>) -> Option<Proxy> {
+    let url = |path: &str| checked.text(path).map(Into::into);
+    let proxy = Proxy {
+        http: url("proxy.http"),
+        https: url("proxy.https"),
+        no_proxy: checked.items("proxy.noProxy").map(str::to_owned).collect(),
+    };
+    (proxy.http.is_some() || proxy.https.is_some()).then_some(proxy)
+}
+
+fn trusted_certificates(checked: Checked<'_>, findings: &mut Findings) -> Vec<String> {
+    let given = checked.items("trust.certificates").enumerate();
+    let of_proxy = checked.text("proxy.caCertificate").map(|pem| ("proxy.caCertificate".to_owned(), pem));
+    let all = given.map(|(i, pem)| (format!("trust.certificates[{i}]"), pem)).chain(of_proxy);
+    rules::trusted_certificates(all, findings)
+}
+
+fn kubelet(checked: Checked<'_>, findings: &mut Findings) -> Kubelet {
+    let config = node_class::kubelet(checked, findings);
     let given = checked.object("node.kubeletConfig").cloned().unwrap_or_default();
     let mut merged = Value::Object(config);
     rules::merge(&mut merged, &Value::Object(given));
@@ -263,14 +351,6 @@ fn refuse_static_without_reservation(
     if is_static && !(in_config || in_flags || listed) {
         let wanted = "node.kubeletConfig.kubeReserved.cpu beside it: kubelet refuses static without reserved CPU";
         findings.problem("nodeClass.kubelet.cpuManagerPolicy", "\"static\"", wanted);
-    }
-}
-
-/// AKSNodeClass and KubeletConfiguration have an int64, the provisioner's wire an int32, and no kernel more PIDs than that.
-fn clamp_to_int32(config: &mut Map<String, Value>, field: &str, findings: &mut Findings) {
-    if config.get(field).and_then(Value::as_i64).is_some_and(|number| number > i64::from(i32::MAX)) {
-        findings.warn(&format!("nodeClass.kubelet.{field}"), format!("lowered to {}", i32::MAX));
-        config.insert(field.to_owned(), json!(i32::MAX));
     }
 }
 
@@ -336,56 +416,5 @@ fn boot(checked: Checked<'_>) -> BootTimes {
         unit_start: seconds("unitStartSeconds", defaults.unit_start),
         kubelet_healthy: seconds("kubeletHealthySeconds", defaults.kubelet_healthy),
         registration: seconds("registrationSeconds", defaults.registration),
-    }
-}
-
-/// `/subscriptions/S/resourceGroups/G/providers/Microsoft.Network/virtualNetworks/V/subnets/N`.
-fn is_subnet_id(text: &str) -> bool {
-    let parts: Vec<_> = text.split('/').collect();
-    let is = |position: usize, word: &str| parts.get(position).is_some_and(|part| part.eq_ignore_ascii_case(word));
-    parts.len() == 11
-        && is(0, "")
-        && is(1, "subscriptions")
-        && is(3, "resourceGroups")
-        && is(7, "virtualNetworks")
-        && is(9, "subnets")
-}
-
-fn is_cfs_period(text: &str) -> bool {
-    let microseconds = [("ms", 1000.0), ("us", 1.0), ("s", 1_000_000.0)].into_iter().find_map(|(unit, factor)| {
-        text.strip_suffix(unit).and_then(|number| number.parse::<f64>().ok()).map(|number| number * factor)
-    });
-    microseconds.is_some_and(|microseconds| (1000.0..=1_000_000.0).contains(&microseconds))
-}
-
-fn is_size(text: &str) -> bool {
-    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    digits > 0 && ["E", "P", "T", "G", "M", "K", "Ei", "Pi", "Ti", "Gi", "Mi", "Ki"].contains(&&text[digits..])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rules_of_texts_hold() {
-        for (period, holds) in [
-            ("100ms", true),
-            ("1ms", true),
-            ("1s", true),
-            ("5s", false),
-            ("500us", false),
-            ("1000us", true),
-            ("ms", false),
-        ] {
-            assert_eq!(is_cfs_period(period), holds, "{period}");
-        }
-        for (size, holds) in [("50Mi", true), ("1G", true), ("Mi", false), ("5", false), ("5mb", false)] {
-            assert_eq!(is_size(size), holds, "{size}");
-        }
-        assert!(is_subnet_id(
-            "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/n"
-        ));
-        assert!(!is_subnet_id("/subscriptions/s/resourceGroups/g"));
     }
 }

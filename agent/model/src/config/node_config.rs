@@ -9,6 +9,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::carrier::Format;
+use super::local_dns::LocalDns;
+use super::machine::{Claims, Gpu, Network, OperatingSystem, Proxy, Registries};
 use crate::kubernetes::{KubernetesVersion, LabelKey, LabelValue, NodeName, Taint};
 use crate::secret::SecretString;
 
@@ -37,6 +39,22 @@ pub struct NodeConfig {
     pub containerd: Containerd,
     /// Kernel settings beyond our defaults: key to value.
     pub sysctls: BTreeMap<String, String>,
+    /// What the machine must be; the node can only check it.
+    pub claims: Claims,
+    /// Settings of the operating system beside the kernel's.
+    pub os: OperatingSystem,
+    /// The node's own network.
+    pub network: Network,
+    /// HTTP proxy for containerd, kubelet and the package manager.
+    pub proxy: Option<Proxy>,
+    /// Certificate authorities that the whole machine trusts beside its own, each one PEM block.
+    pub trusted_certificates: Vec<String>,
+    /// LocalDNS; absent when disabled.
+    pub local_dns: Option<LocalDns>,
+    /// GPU driver.
+    pub gpu: Gpu,
+    /// Where images come from.
+    pub registries: Registries,
     /// What `azure.json` says.
     pub cloud: Cloud,
     /// How long things may take.

@@ -1,6 +1,7 @@
 //! Rules that both wire formats share: labels, taints, certificates, tokens, kubelet flags.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -9,6 +10,9 @@ use serde_json::{Map, Value};
 
 use super::problem::{Findings, entry, join, quoted};
 use crate::kubernetes::{LabelKey, LabelValue, Taint, UNREGISTERED};
+
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
 
 /// Flags that this agent sets itself, from other fields of the configuration.
 const OWN_FLAGS: &[&str] = &[
@@ -60,8 +64,6 @@ pub(super) fn certificates(text: &str, path: &str, findings: &mut Findings) -> S
 }
 
 fn is_certificates(pem: &str) -> bool {
-    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-    const END: &str = "-----END CERTIFICATE-----";
     let mut blocks = pem.split(BEGIN).skip(1).peekable();
     blocks.peek().is_some()
         && blocks.all(|block| {
@@ -70,6 +72,108 @@ fn is_certificates(pem: &str) -> bool {
             // A DER certificate is a SEQUENCE.
             BASE64.decode(dense).is_ok_and(|der| der.first() == Some(&0x30))
         })
+}
+
+/// Most lists of certificates. Source: AKS, custom certificate authorities.
+const MAX_TRUSTED: usize = 10;
+
+/// Certificates that the whole machine is to trust, each one PEM block, in order, each once.
+pub(super) fn trusted_certificates<'a>(
+    given: impl Iterator<Item = (String, &'a str)>,
+    findings: &mut Findings,
+) -> Vec<String> {
+    let mut blocks: Vec<String> = Vec::new();
+    for (i, (path, text)) in given.enumerate() {
+        if i == MAX_TRUSTED {
+            findings.problem(
+                &path,
+                format!("more than {MAX_TRUSTED} lists of certificates"),
+                format!("at most {MAX_TRUSTED}"),
+            );
+            break;
+        }
+        for block in pem_blocks(&certificates(text, &path, findings)) {
+            if !blocks.contains(&block) {
+                blocks.push(block);
+            }
+        }
+    }
+    blocks
+}
+
+fn pem_blocks(pem: &str) -> Vec<String> {
+    let bodies = pem.split(BEGIN).skip(1).filter_map(|block| block.split_once(END));
+    bodies
+        .map(|(body, _)| {
+            let lines: Vec<&str> = body.split_ascii_whitespace().collect();
+            format!("{BEGIN}\n{}\n{END}\n", lines.join("\n"))
+        })
+        .collect()
+}
+
+/// What a limit of systemd looks like, for errors.
+pub(super) const LIMIT: &str = "a number, soft:hard or infinity, as systemd.exec(5) has it";
+
+/// A limit as systemd.exec(5) writes it; sizes may have K, M, G or T behind them.
+pub(super) fn is_limit(text: &str) -> bool {
+    let is_one = |one: &str| {
+        let number = one.strip_suffix(['K', 'M', 'G', 'T']).unwrap_or(one);
+        one == "infinity"
+            || (!number.is_empty() && number.len() <= 19 && number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    text.split_once(':').map_or_else(|| is_one(text), |(soft, hard)| is_one(soft) && is_one(hard))
+}
+
+/// Labels of letters, digits and `-`, joined by dots.
+pub(super) fn is_domain(text: &str) -> bool {
+    text.len() <= 253 && text != "." && super::local_dns::is_zone(text)
+}
+
+pub(super) fn is_suffix(text: &str) -> bool {
+    text.strip_prefix('.').is_some_and(is_domain)
+}
+
+pub(super) fn is_address(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok()
+}
+
+/// `10.0.0.0/16`, `fd00::/108`.
+pub(super) fn is_cidr(text: &str) -> bool {
+    let Some((address, length)) = text.split_once('/') else { return false };
+    let most = match address.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => 32,
+        Ok(IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    length.parse::<u8>().is_ok_and(|length| length <= most)
+}
+
+/// Twelve hexadecimal digits, upper case, as IMDS writes a MAC.
+pub(super) fn is_mac(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte))
+}
+
+/// Source: useradd(8), `NAME_REGEX` of Debian's adduser.
+pub(super) fn is_user_name(text: &str) -> bool {
+    text.len() <= 32
+        && text.starts_with(|letter: char| letter.is_ascii_lowercase() || letter == '_')
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_'))
+}
+
+/// A URL of a proxy that can stand in an environment file of systemd and in apt's configuration.
+pub(super) fn is_proxy_url(text: &str) -> bool {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    rest.is_some_and(|rest| !rest.is_empty() && rest != "/" && !rest.contains(';')) && is_flag_value(text)
+}
+
+/// A host with an optional port and path.
+pub(super) fn is_registry(text: &str) -> bool {
+    let (host, path) = text.split_once('/').unwrap_or((text, ""));
+    let (name, port) = host.split_once(':').unwrap_or((host, "443"));
+    let plain = |letter: char| {
+        letter.is_ascii_lowercase() || letter.is_ascii_digit() || matches!(letter, '-' | '_' | '.' | '/')
+    };
+    is_domain(name) && port.parse::<u16>().is_ok_and(|port| port != 0) && path.chars().all(plain)
 }
 
 /// `abcdef.0123456789abcdef`. Source: `BootstrapTokenPattern`, k8s.io/cluster-bootstrap/token/api.
@@ -153,6 +257,40 @@ mod tests {
             let mut findings = Findings::default();
             certificates(bad, "ca", &mut findings);
             assert_eq!(findings.problems.len(), 1, "{bad}");
+        }
+    }
+
+    #[test]
+    fn each_trusted_certificate_is_one_block_and_there_once() {
+        let block = |body: &str| format!("{BEGIN}\n{body}\n{END}\n");
+        let two = format!("# a comment\n{}{}", block("MAA="), block("MAE="));
+        let mut findings = Findings::default();
+        let given = [("a".to_owned(), two.as_str()), ("b".to_owned(), &BASE64.encode(block("MAA=")))];
+        assert_eq!(trusted_certificates(given.into_iter(), &mut findings), [block("MAA="), block("MAE=")]);
+        assert_eq!(findings.problems, []);
+        trusted_certificates((0..11).map(|i| (format!("c[{i}]"), two.as_str())), &mut findings);
+        assert_eq!(findings.problems.len(), 1);
+    }
+
+    #[test]
+    fn texts_with_rules_keep_them() {
+        let rules: [(fn(&str) -> bool, &[&str], &[&str]); 8] = [
+            (is_limit, &["1024", "1024:4096", "infinity", "64M"], &["", "x", "1:", "1 2", "-1"]),
+            (is_domain, &["corp.example", "a"], &["", ".", "a..b", "a b", "-a"]),
+            (is_cidr, &["10.0.0.0/16", "fd00::/108"], &["10.0.0.0", "10.0.0.0/33", "x/8", "10.0.0.0/-1"]),
+            (is_mac, &["000D3A1B2C3D"], &["00:0d:3a:1b:2c:3d", "000d3a1b2c3d", ""]),
+            (is_user_name, &["azureuser", "_x-1"], &["", "Root", "a b", "-a", "a:b"]),
+            (
+                is_proxy_url,
+                &["http://p:3128", "http://u:p@h:1/"],
+                &["p:3128", "http://", "http://a b", "http://a\";x", "ftp://a"],
+            ),
+            (is_registry, &["a.azurecr.io", "a.b:5000/x/y"], &["", "https://a.b", "a.b:0", "A/B C"]),
+            (is_suffix, &[".azurecr.example"], &["azurecr.example", "."]),
+        ];
+        for (rule, right, wrong) in rules {
+            right.iter().for_each(|text| assert!(rule(text), "{text}"));
+            wrong.iter().for_each(|text| assert!(!rule(text), "{text}"));
         }
     }
 

@@ -47,12 +47,12 @@ pub struct Field {
     pub also: Option<&'static str>,
     required: bool,
     secret: bool,
-    acted_on: bool,
+    ignored: Option<&'static str>,
 }
 
 /// A field that may be absent and is acted on.
 pub const fn field(name: &'static str, shape: Shape, doc: &'static str) -> Field {
-    Field { name, shape, doc, also: None, required: false, secret: false, acted_on: true }
+    Field { name, shape, doc, also: None, required: false, secret: false, ignored: None }
 }
 
 impl Field {
@@ -62,9 +62,9 @@ impl Field {
         self
     }
 
-    /// Whether this version does something with it.
-    pub const fn is_acted_on(&self) -> bool {
-        self.acted_on
+    /// Why this version does nothing with it; nothing when it does something.
+    pub const fn why_ignored(&self) -> Option<&'static str> {
+        self.ignored
     }
 
     /// It must be there.
@@ -79,9 +79,9 @@ impl Field {
         self
     }
 
-    /// This version knows it and does nothing with it; its presence is a warning.
-    pub const fn not_acted_on(mut self) -> Self {
-        self.acted_on = false;
+    /// This version knows it and does nothing with it, for a reason that a person can read; its presence is a warning.
+    pub const fn ignored(mut self, why: &'static str) -> Self {
+        self.ignored = Some(why);
         self
     }
 }
@@ -89,7 +89,7 @@ impl Field {
 /// How field names are matched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Naming {
-    /// As spelled in the table.
+    /// As spelled in the table; another case is read with a warning, in names and in words.
     Exact,
     /// As protobuf's JSON mapping says: `snake_case` or `lowerCamelCase`; integers also as strings.
     Protobuf,
@@ -155,7 +155,7 @@ fn masked_field(field: Option<&Field>, value: &Value, naming: Naming) -> Value {
     match field {
         Some(field) if field.secret && !value.is_null() => json!(MASK),
         // Nobody has told yet what is in there; mirrors and proxies come with passwords.
-        Some(Field { shape: Shape::Any, acted_on: false, .. }) => json!("(not acted on, not shown)"),
+        Some(Field { shape: Shape::Any, ignored: Some(_), .. }) => json!("(not acted on, not shown)"),
         Some(field) => field.shape.masked(value, naming),
         // A field nobody knows might be a secret with a spelling mistake in its name.
         None => json!("(unknown field, not shown)"),
@@ -177,10 +177,16 @@ fn object_schema(fields: &[Field]) -> Value {
 }
 
 fn find<'f>(fields: &'f [Field], name: &str, naming: Naming) -> Option<&'f Field> {
-    fields.iter().find(|field| match naming {
-        Naming::Exact => field.name == name,
-        Naming::Protobuf => field.name == name || field.also == Some(name) || lower_camel_case(field.name) == name,
-    })
+    match naming {
+        // AKS' public pages misspell the case of several; a right spelling wins over one that only looks like it.
+        Naming::Exact => fields
+            .iter()
+            .find(|field| field.name == name)
+            .or_else(|| fields.iter().find(|field| field.name.eq_ignore_ascii_case(name))),
+        Naming::Protobuf => fields
+            .iter()
+            .find(|field| field.name == name || field.also == Some(name) || lower_camel_case(field.name) == name),
+    }
 }
 
 impl Shape {
@@ -254,8 +260,11 @@ impl Check<'_> {
             if value.is_null() {
                 continue;
             }
-            if !field.acted_on {
-                self.findings.warn(&path, "known field that this version does not act on");
+            if let Some(why) = field.ignored {
+                self.findings.warn(&path, format!("not acted on: {why}"));
+            }
+            if self.naming == Naming::Exact && field.name != name {
+                self.findings.warn(&path, format!("spelled {} in the format; read all the same", field.name));
             }
             let value = self.value(&field.shape, value, &path, field.secret);
             if canonical.insert(field.name.to_owned(), value.unwrap_or(Value::Null)).is_some() {
@@ -279,7 +288,7 @@ impl Check<'_> {
         let canonical = match (shape, value) {
             (Shape::Text, Value::String(_)) | (Shape::Bool, Value::Bool(_)) => Some(value.clone()),
             (Shape::TextThat(_, holds), Value::String(text)) => holds(text).then(|| value.clone()),
-            (Shape::Word(words), Value::String(text)) => words.contains(&text.as_str()).then(|| value.clone()),
+            (Shape::Word(words), Value::String(text)) => self.word(words, text, path).map(|word| json!(word)),
             (Shape::Integer(min, max), value) => {
                 integer(value, self.naming).filter(|number| (min..=max).contains(&number)).map(Value::from)
             }
@@ -297,6 +306,17 @@ impl Check<'_> {
             self.findings.problem(path, found, shape.wanted());
         }
         canonical
+    }
+}
+
+impl Check<'_> {
+    fn word(&mut self, words: &[&'static str], text: &str, path: &str) -> Option<&'static str> {
+        let exact = words.iter().find(|word| **word == text);
+        let word = exact.or_else(|| words.iter().find(|word| word.eq_ignore_ascii_case(text)))?;
+        if exact.is_none() {
+            self.findings.warn(path, format!("spelled {word} in the format; read all the same"));
+        }
+        Some(word)
     }
 }
 
@@ -342,7 +362,7 @@ mod tests {
         field("colour", COLOUR, "Colour."),
         field("token", Shape::TextThat("six characters", |text| text.len() == 6), "Token.").secret(),
         field("name", Shape::Text, "Name.").required(),
-        field("later", Shape::Bool, "Later.").not_acted_on(),
+        field("later", Shape::Bool, "Later.").ignored("it is an example"),
     ]);
 
     fn check(value: &Value, naming: Naming) -> (Value, Findings) {
@@ -364,7 +384,7 @@ mod tests {
                 "name: found nothing, want a text",
             ]
         );
-        assert_eq!(findings.warnings[0].to_string(), "later: known field that this version does not act on");
+        assert_eq!(findings.warnings[0].to_string(), "later: not acted on: it is an example");
     }
 
     #[test]
