@@ -3,6 +3,7 @@
 //! Policy (`facts/disks-imds-streaming.md` 6.2): never through a proxy, no redirects, short connect timeout, every transient answer of
 //! the documented set is tried again with jitter, at most two requests a second, because five are shared by everyone on the VM.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -18,8 +19,8 @@ use tracing::{debug, info};
 /// The address that every Azure VM has.
 pub const DEFAULT_URL: &str = "http://169.254.169.254";
 
-/// Version with all we need, and the one that old Azure Stacks have. Source: cloud-init `sources/azure/imds.py`.
-const API_VERSIONS: [&str; 2] = ["2021-08-01", "2019-06-01"];
+/// Version with all we need (encryption at host came with it), and the one that old Azure Stacks have.
+const API_VERSIONS: [&str; 2] = ["2021-11-01", "2019-06-01"];
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -273,6 +274,11 @@ fn instance(document: &Value) -> Instance {
             Value::Bool(has) => *has,
             other => other.as_str() == Some("true"),
         },
+        tags: tags(compute),
+        secure_boot: flag(&compute["securityProfile"]["secureBootEnabled"]),
+        vtpm: flag(&compute["securityProfile"]["virtualTpmEnabled"]),
+        encryption_at_host: flag(&compute["securityProfile"]["encryptionAtHost"]),
+        os_disk_gb: number(&compute["storageProfile"]["osDisk"]["diskSizeGB"]),
         interfaces: interfaces
             .filter_map(|interface| {
                 let mac = interface["macAddress"].as_str()?.to_owned();
@@ -280,4 +286,19 @@ fn instance(document: &Value) -> Instance {
             })
             .collect(),
     }
+}
+
+/// `tagsList` keeps what `tags` cannot: values with semicolons.
+fn tags(compute: &Value) -> BTreeMap<String, String> {
+    let list = compute["tagsList"].as_array().into_iter().flatten();
+    list.filter_map(|tag| Some((tag["name"].as_str()?.to_owned(), tag["value"].as_str()?.to_owned()))).collect()
+}
+
+/// IMDS writes booleans as texts, and an empty text where it does not know.
+fn flag(value: &Value) -> Option<bool> {
+    value.as_bool().or_else(|| value.as_str()?.to_ascii_lowercase().parse().ok())
+}
+
+fn number(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|number| u32::try_from(number).ok()).or_else(|| value.as_str()?.parse().ok())
 }

@@ -1,5 +1,7 @@
 //! Observes the machine: everything that [`Facts`] holds and that is not behind a network.
 
+mod hardware;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
@@ -40,6 +42,12 @@ pub async fn observe(root: &Root) -> Result<Facts, FileError> {
         host_name: host_name(root)?,
         boot_id: boot_id(root)?,
         dmi: dmi(root)?,
+        kernel: hardware::kernel(root)?,
+        trust: hardware::trust(root)?,
+        root_disk: hardware::root_disk(root)?,
+        nics: hardware::nics(root)?,
+        gpu: hardware::gpu(root)?,
+        present: hardware::present(root)?,
         programs: programs(root, &os).await?,
         primary_address: primary_address(),
         instance: None,

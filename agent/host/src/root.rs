@@ -167,6 +167,15 @@ impl Root {
         Ok(names)
     }
 
+    /// Size of the file system and what is free of it for root, in bytes.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn space(&self) -> Result<(u64, u64), FileError> {
+        let stat = nix::sys::statvfs::fstatvfs(&self.fd).map_err(|errno| failed("ask the size of", "/", errno))?;
+        Ok((stat.blocks() * stat.fragment_size(), stat.blocks_free() * stat.fragment_size()))
+    }
+
     /// Writes a file as root's: beside, sync, rename, sync. Missing directories above it are made.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What was observed of the machine, as plain data. The time is one of the facts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -24,6 +24,24 @@ pub struct Facts {
     /// What the firmware says of the VM.
     #[serde(default)]
     pub dmi: Dmi,
+    /// The running kernel.
+    #[serde(default)]
+    pub kernel: Kernel,
+    /// Trusted launch, as the guest sees it.
+    #[serde(default)]
+    pub trust: Trust,
+    /// The root file system.
+    #[serde(default)]
+    pub root_disk: RootDisk,
+    /// Network interfaces with hardware behind them, sorted by name.
+    #[serde(default)]
+    pub nics: Vec<Nic>,
+    /// NVIDIA GPUs; absent when there is none.
+    #[serde(default)]
+    pub gpu: Option<Gpu>,
+    /// Which of [`crate::os::OPTIONAL_FILES`] the image has.
+    #[serde(default)]
+    pub present: BTreeSet<String>,
     /// Installed programs that the plan depends on.
     #[serde(default)]
     pub programs: Programs,
@@ -86,6 +104,78 @@ fn byte_swapped(uuid: &str) -> String {
     uuid.split('-').enumerate().map(swap).collect::<Vec<_>>().join("-")
 }
 
+/// The running kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Kernel {
+    /// `uname -r`.
+    #[serde(default)]
+    pub release: String,
+    /// `/proc/sys/crypto/fips_enabled` is 1.
+    #[serde(default)]
+    pub fips: bool,
+    /// `/sys/fs/cgroup` is the unified hierarchy.
+    #[serde(default)]
+    pub cgroup_v2: bool,
+}
+
+/// Trusted launch, as the guest sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Trust {
+    /// There is a `/sys/class/tpm/tpm0`.
+    #[serde(default)]
+    pub tpm: bool,
+    /// The firmware's variable `SecureBoot` is 1; absent without such firmware.
+    #[serde(default)]
+    pub secure_boot: Option<bool>,
+}
+
+/// The root file system. All zero when it could not be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RootDisk {
+    /// Size of the file system in bytes.
+    #[serde(default)]
+    pub file_system_bytes: u64,
+    /// Size in bytes of the partition that it is on.
+    #[serde(default)]
+    pub partition_bytes: u64,
+    /// Size in bytes of the disk that the partition is on.
+    #[serde(default)]
+    pub disk_bytes: u64,
+    /// Free bytes, for root.
+    #[serde(default)]
+    pub free_bytes: u64,
+}
+
+/// A network interface with hardware behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Nic {
+    /// The kernel's name, such as `eth0`.
+    pub name: String,
+    /// Twelve upper-case hexadecimal digits, as IMDS writes it.
+    pub mac: String,
+    /// Driver, such as `hv_netvsc` or `mlx5_core`.
+    #[serde(default)]
+    pub driver: String,
+}
+
+/// NVIDIA GPUs and the parts of their driver.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Gpu {
+    /// How many devices are on the PCI bus.
+    pub devices: u32,
+    /// Version of the loaded kernel module (`/sys/module/nvidia/version`).
+    #[serde(default)]
+    pub module: Option<String>,
+    /// Version in the name of the installed `libnvidia-ml.so.*`.
+    #[serde(default)]
+    pub library: Option<String>,
+}
+
 /// Installed programs; absent when there is none at the place where the image has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -124,6 +214,28 @@ pub struct Instance {
     /// Addresses by MAC (upper case, no separators), in IMDS' order, IPv4 first.
     #[serde(default)]
     pub interfaces: BTreeMap<String, Vec<IpAddr>>,
+    /// Azure tags, names as given (Azure compares them without case).
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// `compute.securityProfile.secureBootEnabled`.
+    #[serde(default)]
+    pub secure_boot: Option<bool>,
+    /// `compute.securityProfile.virtualTpmEnabled`.
+    #[serde(default)]
+    pub vtpm: Option<bool>,
+    /// `compute.securityProfile.encryptionAtHost`.
+    #[serde(default)]
+    pub encryption_at_host: Option<bool>,
+    /// `compute.storageProfile.osDisk.diskSizeGB`.
+    #[serde(default)]
+    pub os_disk_gb: Option<u32>,
+}
+
+impl Instance {
+    /// A tag's value; Azure compares names of tags without case.
+    pub fn tag(&self, name: &str) -> Option<&str> {
+        self.tags.iter().find(|(tag, _)| tag.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
 }
 
 /// The part of an X.509 certificate that decides whether kubelet can use it.
