@@ -186,6 +186,7 @@ impl Run<'_> {
     fn apply_failed(&self, error: &ApplyError) -> Failure {
         let reason = match (&error.source, error.step.as_str()) {
             (StepError::Unit(UnitError::Connect { .. }), _) => Reason::SystemdUnreachable,
+            (_, "trust.store") => Reason::TrustStoreFailed,
             (_, "containerd.running") => Reason::ContainerdUnhealthy,
             (_, "kubelet.running") => Reason::KubeletStartFailed,
             (
@@ -193,7 +194,7 @@ impl Run<'_> {
                 | StepError::Unit(_)
                 | StepError::Cmd(_)
                 | StepError::NotTrue(_)
-                | StepError::NoSuchSysctl(_),
+                | StepError::NotInKernel(_),
                 _,
             ) => Reason::StepFailed,
         };

@@ -18,6 +18,7 @@ Exit codes:
   52   the API server's name does not resolve
   121  no kubelet in the image
   124  out of time: the whole boot's budget, or `wait --timeout`
+  161  the bundle of trusted certificates could not be made
   234  IMDS was needed and did not answer
   240  no configuration, or a bad one
 These are AgentBaker's codes for the same classes of failure; `nap-agent reasons` lists every reason with its code.";

@@ -18,7 +18,7 @@ use crate::cmd::CmdError;
 use crate::journal::{Event, Journal};
 use crate::root::{Entry, FileError, Kind, Root};
 use crate::units::{UnitError, Units};
-use crate::{chain, checkpoint, kernel};
+use crate::{block, chain, checkpoint, expiry, kernel, swap, trust_store};
 
 /// Directory of stamps: which inputs a running unit was started with. In `/run`, so a reboot forgets them with the units.
 const STAMPS: &str = "/run/nap-agent/stamps";
@@ -38,9 +38,9 @@ pub enum StepError {
     /// The change succeeded and the check afterwards says it is not true.
     #[error("changed without an error, and still {0}")]
     NotTrue(String),
-    /// The kernel does not have the key.
-    #[error("this kernel has no sysctl {0}")]
-    NoSuchSysctl(String),
+    /// The kernel does not have the key or the file.
+    #[error("this kernel has no {0}")]
+    NotInKernel(String),
 }
 
 /// How a step differs from the machine.
@@ -252,9 +252,22 @@ async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError
             }
         }
         Want::Sysctl { key, value } => match kernel::read_sysctl(root, key)? {
-            None => return Err(StepError::NoSuchSysctl(key.clone())),
+            None => return Err(StepError::NotInKernel(format!("sysctl {key}"))),
             Some(now) => plain((now != kernel::normal(value)).then(|| format!("set {key} from {now} to {value}"))),
         },
+        Want::Choice { path, value } => match kernel::read_choice(root, path)? {
+            None => return Err(StepError::NotInKernel(path.to_string())),
+            Some(now) => plain((now != *value).then(|| format!("set {path} from {now} to {value}"))),
+        },
+        Want::Block { path, lines, .. } => match block::difference(root, path, lines)? {
+            None => None,
+            Some((old, new)) => differs(format!("put our lines into {path}"), text_diff(&old, &new)),
+        },
+        Want::SwapFile { path, bytes } => plain(swap::difference(root, path, *bytes)?),
+        Want::TrustStore { bundle, certificates, .. } => plain(trust_store::difference(root, bundle, certificates)?),
+        Want::NoExpiry { user } => plain(expiry::difference(root, user)?),
+        Want::Enabled { name, enabled } => plain(enabled_difference(root, name, *enabled).await?),
+        Want::Reread { name, files, inputs } => plain(reread_difference(root, name, files, inputs).await?),
         Want::Module { name } => plain((!kernel::has_module(root, name)?).then(|| format!("load {name}"))),
         Want::Unit { name, inputs, readiness } => plain(unit_difference(root, name, inputs, *readiness).await?),
     })
@@ -281,22 +294,80 @@ fn file_difference(entry: Option<Entry>, old: Option<&[u8]>, path: &AbsPath, mod
     }
 }
 
+/// systemd, or nothing below an image root, which has none.
+async fn systemd(root: &Root) -> Result<Option<Units>, StepError> {
+    match Units::connect(root).await {
+        Ok(units) => Ok(Some(units)),
+        Err(UnitError::Connect { .. })
+            if !root.is_machine() && root.entry(&AbsPath::literal("/run/systemd/private"))?.is_none() =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn enabled_difference(root: &Root, name: &str, enabled: bool) -> Result<Option<String>, StepError> {
+    let word = if enabled { "start" } else { "stop" };
+    let Some(units) = systemd(root).await? else { return Ok(Some(format!("{word} {name}"))) };
+    let status = units.status(name).await?;
+    let known = units.file_state(name).await?;
+    let starts = matches!(known.as_deref(), Some("enabled" | "enabled-runtime" | "alias" | "linked"));
+    // A static unit is started by others alone, and a generated one by its generator.
+    let can_change = !matches!(known.as_deref(), None | Some("static" | "generated" | "transient" | "indirect"));
+    Ok(match (enabled, status.load.as_str()) {
+        (true, "not-found") => {
+            return Err(UnitError::NotFound { unit: name.to_owned(), load_state: status.load }.into());
+        }
+        // What is not there does not run.
+        (false, "not-found" | "masked") => None,
+        (true, _) if !status.is_started() => Some(format!("start {name}, which is {}", status.active)),
+        (false, _) if status.is_started() => Some(format!("stop {name}, which is {}", status.active)),
+        (wanted, _) if can_change && starts != wanted => Some(format!(
+            "{} {name}, which is {}",
+            if enabled { "enable" } else { "disable" },
+            known.unwrap_or_default()
+        )),
+        _ => None,
+    })
+}
+
+/// Where it is noted that a unit was told to read its files.
+fn reread_stamp(name: &str) -> String {
+    format!("{STAMPS}/{name}.read")
+}
+
+async fn reread_difference(
+    root: &Root,
+    name: &str,
+    files: &[AbsPath],
+    inputs: &Digest,
+) -> Result<Option<String>, StepError> {
+    let Some(units) = systemd(root).await? else { return Ok(None) };
+    // What does not run will read them when it starts.
+    if !units.status(name).await?.is_active()
+        || root.read_text(&reread_stamp(name))?.as_deref() == Some(inputs.as_str())
+    {
+        return Ok(None);
+    }
+    let started = units.started_at(name).await?;
+    for file in files {
+        // The same moment counts as before: systemd starts a unit and then the unit reads.
+        if root.changed_at(file)? > started {
+            return Ok(Some(format!("let {name} read {file} anew")));
+        }
+    }
+    Ok(None)
+}
+
 async fn unit_difference(
     root: &Root,
     name: &str,
     inputs: &Digest,
     readiness: Readiness,
 ) -> Result<Option<String>, StepError> {
-    let units = match Units::connect(root).await {
-        Ok(units) => units,
-        // An image root has no systemd; what its units will need is to be started.
-        Err(UnitError::Connect { .. })
-            if !root.is_machine() && root.entry(&AbsPath::literal("/run/systemd/private"))?.is_none() =>
-        {
-            return Ok(Some(format!("start {name}")));
-        }
-        Err(error) => return Err(error.into()),
-    };
+    // What units of an image will need is to be started.
+    let Some(units) = systemd(root).await? else { return Ok(Some(format!("start {name}"))) };
     let status = units.status(name).await?;
     let up = match readiness {
         Readiness::Active => status.is_active(),
@@ -322,6 +393,22 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
             checkpoint::pass("unit restarted");
             let stamp = AbsPath::try_from(format!("{STAMPS}/{name}").as_str()).expect("unit names have no slash");
             Ok(root.write(&stamp, inputs.as_str().as_bytes(), 0o644)?)
+        }
+        Want::Choice { path, value } => blocking(root, move |root| kernel::write_choice(root, &path, &value)).await,
+        Want::Block { path, mode, lines } => blocking(root, move |root| block::write(root, &path, mode, &lines)).await,
+        Want::SwapFile { path, bytes } => blocking(root, move |root| swap::make(root, &path, bytes)).await,
+        Want::TrustStore { program, .. } => Ok(trust_store::update(root, program).await?),
+        Want::NoExpiry { user } => Ok(expiry::never(root, &user).await?),
+        Want::Enabled { name, enabled } => {
+            let units = Units::connect(root).await?;
+            let changed =
+                if enabled { units.enable(name, unit_limit).await } else { units.disable(name, unit_limit).await };
+            Ok(changed?)
+        }
+        Want::Reread { name, inputs, .. } => {
+            Units::connect(root).await?.reload_or_restart(name, unit_limit).await?;
+            let stamp = AbsPath::try_from(reread_stamp(name).as_str()).expect("unit names have no slash");
+            blocking(root, move |root| root.write(&stamp, inputs.as_str().as_bytes(), 0o644)).await
         }
         Want::Module { name } => Ok(kernel::load_module(root, name).await?),
         Want::Directory { path, mode } => blocking(root, move |root| root.make_directory(&path, mode)).await,

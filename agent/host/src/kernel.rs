@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use nap_model::plan::AbsPath;
 use nix::fcntl::OFlag;
 
 use crate::cmd::{Cmd, CmdError};
@@ -22,6 +23,21 @@ pub(crate) fn write_sysctl(root: &Root, key: &str, value: &str) -> Result<(), Fi
     let path = sysctl_path(key);
     let mut file = root.open_for_writing(&path, OFlag::O_TRUNC)?;
     file.write_all(format!("{value}\n").as_bytes()).map_err(|source| FileError { action: "write", path, source })
+}
+
+/// The chosen word of a file such as `always [madvise] never`; nothing when the kernel does not have the file.
+pub(crate) fn read_choice(root: &Root, path: &AbsPath) -> Result<Option<String>, FileError> {
+    Ok(root.read_text(path.as_str())?.map(|text| chosen(&text).to_owned()))
+}
+
+fn chosen(text: &str) -> &str {
+    let in_brackets = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    in_brackets.map_or(text.trim(), |(word, _)| word)
+}
+
+pub(crate) fn write_choice(root: &Root, path: &AbsPath, word: &str) -> Result<(), FileError> {
+    let mut file = root.open_for_writing(path.as_str(), OFlag::O_TRUNC)?;
+    file.write_all(word.as_bytes()).map_err(|source| FileError { action: "write", path: path.to_string(), source })
 }
 
 pub(crate) fn normal(value: &str) -> String {
@@ -50,4 +66,15 @@ pub(crate) fn has_module(root: &Root, name: &str) -> Result<bool, FileError> {
 pub(crate) async fn load_module(root: &Root, name: &str) -> Result<(), CmdError> {
     let program = root.outside("/usr/sbin/modprobe");
     Cmd::new(program, &["--", name], Duration::from_secs(30)).output().await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_word_in_brackets_is_the_chosen_one() {
+        assert_eq!(chosen("always defer defer+madvise [madvise] never\n"), "madvise");
+        assert_eq!(chosen("never\n"), "never");
+    }
 }

@@ -3,9 +3,11 @@
 //! The only crate with effects. What to do is decided in `nap-model`; here it is done, one kind of thing a file.
 
 pub mod api;
+mod block;
 pub mod checkpoint;
 pub mod cmd;
 pub mod executor;
+mod expiry;
 pub mod imds;
 pub mod journal;
 mod kernel;
@@ -17,6 +19,8 @@ pub mod persist;
 pub mod private_socket;
 pub mod root;
 pub mod sources;
+mod swap;
+mod trust_store;
 pub mod units;
 pub mod wait;
 

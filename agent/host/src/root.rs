@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use nap_model::plan::AbsPath;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
@@ -181,6 +182,24 @@ impl Root {
     /// # Errors
     /// When any of it fails; the old file is then still whole.
     pub fn write(&self, path: &AbsPath, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+        self.write_by(path, mode, |file| {
+            let half = bytes.len() / 2;
+            file.write_all(&bytes[..half])?;
+            checkpoint::pass("file half written");
+            file.write_all(&bytes[half..])
+        })
+    }
+
+    /// The same with a function that fills the file.
+    ///
+    /// # Errors
+    /// When any of it fails; the old file is then still whole.
+    pub(crate) fn write_by(
+        &self,
+        path: &AbsPath,
+        mode: u32,
+        fill: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> Result<(), FileError> {
         let wrap = |action| move |errno| failed(action, path.as_str(), errno);
         let (parent, name) = split(path);
         let parent = self.make_directories(parent)?;
@@ -191,12 +210,11 @@ impl Root {
         let fd = openat(&parent, beside.as_str(), flags, Mode::from_bits_truncate(0o600)).map_err(wrap("create"))?;
         checkpoint::pass("file created");
         let mut file = File::from(fd);
-        let half = bytes.len() / 2;
-        let write = file.write_all(&bytes[..half]).and_then(|()| {
-            checkpoint::pass("file half written");
-            file.write_all(&bytes[half..])
-        });
-        write.map_err(|source| FileError { action: "write", path: path.to_string(), source })?;
+        if let Err(source) = fill(&mut file) {
+            // A disk that is full must not stay full of half a file.
+            let _ = unlinkat(&parent, beside.as_str(), UnlinkatFlags::NoRemoveDir); // the next run takes it over
+            return Err(FileError { action: "write", path: path.to_string(), source });
+        }
         fchmod(&file, Mode::from_bits_truncate(mode)).map_err(wrap("set the mode of"))?;
         self.give_to_root(&file).map_err(wrap("set the owner of"))?;
         file.sync_all().map_err(|source| FileError { action: "sync", path: path.to_string(), source })?;
@@ -237,6 +255,28 @@ impl Root {
         }
         checkpoint::pass("file removed");
         sync_directory(&parent).map_err(wrap("sync the directory of"))
+    }
+
+    /// Opens a file to read from it; nothing when it is not there.
+    ///
+    /// # Errors
+    /// When it is there and cannot be opened.
+    pub(crate) fn open_for_reading(&self, path: &str) -> Result<Option<File>, FileError> {
+        match self.resolve(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            Err(errno) => Err(failed("open", path, errno)),
+        }
+    }
+
+    /// When the content of a file last changed; nothing when it is not there.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub(crate) fn changed_at(&self, path: &AbsPath) -> Result<Option<Timestamp>, FileError> {
+        let Some(file) = self.open_for_reading(path.as_str())? else { return Ok(None) };
+        let stat = fstat(&file).map_err(|errno| failed("look up", path.as_str(), errno))?;
+        Ok(Timestamp::new(stat.st_mtime, i32::try_from(stat.st_mtime_nsec).unwrap_or_default()).ok())
     }
 
     /// Opens an existing file to write to it in place: for `/proc/sys` and for appending to our journal.

@@ -34,6 +34,46 @@ trait Manager {
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn reload_or_try_restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn get_unit_file_state(&self, name: &str) -> zbus::Result<String>;
+    fn enable_unit_files(&self, names: &[&str], runtime: bool, force: bool) -> zbus::Result<(bool, Vec<Link>)>;
+    fn disable_unit_files(&self, names: &[&str], runtime: bool) -> zbus::Result<Vec<Link>>;
+    fn unmask_unit_files(&self, names: &[&str], runtime: bool) -> zbus::Result<Vec<Link>>;
+}
+
+/// A link that systemd made or removed: what it did, the link, where it leads.
+type Link = (String, String, String);
+
+/// What a job does.
+#[derive(Debug, Clone, Copy)]
+enum Verb {
+    Restart,
+    Start,
+    Stop,
+    /// Reload what can reload, restart what cannot, leave what does not run.
+    ReloadOrTryRestart,
+}
+
+impl Verb {
+    fn word(self) -> &'static str {
+        match self {
+            Verb::Restart => "restart",
+            Verb::Start => "start",
+            Verb::Stop => "stop",
+            Verb::ReloadOrTryRestart => "reload",
+        }
+    }
+
+    async fn of(self, manager: &ManagerProxy<'_>, unit: &str) -> zbus::Result<OwnedObjectPath> {
+        match self {
+            Verb::Restart => manager.restart_unit(unit, "replace").await,
+            Verb::Start => manager.start_unit(unit, "replace").await,
+            Verb::Stop => manager.stop_unit(unit, "replace").await,
+            Verb::ReloadOrTryRestart => manager.reload_or_try_restart_unit(unit, "replace").await,
+        }
+    }
 }
 
 #[zbus::proxy(
@@ -100,10 +140,12 @@ pub enum UnitError {
         load_state: String,
     },
     /// The job ended otherwise than done.
-    #[error("{unit} did not start: job {result}, {status}")]
+    #[error("{unit} did not {action}: job {result}, {status}")]
     JobFailed {
         /// The unit.
         unit: String,
+        /// What the job was to do.
+        action: &'static str,
         /// systemd's word for it: failed, timeout, dependency, ...
         result: String,
         /// What the unit looked like then.
@@ -231,18 +273,70 @@ impl Units {
             answered(manager.reset_failed_unit(unit)).await.map_err(call("reset", unit))?;
         }
         if wait_for_ready {
-            self.restart_job(&manager, unit, limit).await
+            self.job(&manager, Verb::Restart, unit, limit).await
         } else {
             self.restart_and_look(&manager, unit, limit).await
         }
     }
 
-    async fn restart_job(&self, manager: &ManagerProxy<'_>, unit: &str, limit: Duration) -> Result<(), UnitError> {
+    /// The state of a unit's file: `enabled`, `disabled`, `masked`, `static`, ...; nothing when it has none.
+    ///
+    /// # Errors
+    /// When systemd does not say.
+    pub async fn file_state(&self, unit: &str) -> Result<Option<String>, UnitError> {
+        let manager = self.manager().await.map_err(call("find", unit))?;
+        match answered(manager.get_unit_file_state(unit)).await {
+            Ok(state) => Ok(Some(state).filter(|state| !state.is_empty())),
+            Err(zbus::Error::MethodError(name, _, _)) if is_no_file(name.as_str()) => Ok(None),
+            Err(error) => Err(call("describe the file of", unit)(error)),
+        }
+    }
+
+    /// Starts a unit, now and at every boot, whoever masked it.
+    ///
+    /// # Errors
+    /// When there is no such unit, or it does not come up within `limit`.
+    pub async fn enable(&self, unit: &str, limit: Duration) -> Result<(), UnitError> {
+        let manager = self.manager().await.map_err(call("find", unit))?;
+        if self.file_state(unit).await?.is_some_and(|state| state.starts_with("masked")) {
+            answered(manager.unmask_unit_files(&[unit], false)).await.map_err(call("unmask", unit))?;
+        }
+        answered(manager.enable_unit_files(&[unit], false, false)).await.map_err(call("enable", unit))?;
+        answered(manager.reload()).await.map_err(call("reload for", unit))?;
+        self.job(&manager, Verb::Start, unit, limit).await
+    }
+
+    /// Stops a unit, now and at every boot.
+    ///
+    /// # Errors
+    /// When it does not stop within `limit`.
+    pub async fn disable(&self, unit: &str, limit: Duration) -> Result<(), UnitError> {
+        let manager = self.manager().await.map_err(call("find", unit))?;
+        if self.file_state(unit).await?.is_some_and(|state| state.starts_with("enabled")) {
+            answered(manager.disable_unit_files(&[unit], false)).await.map_err(call("disable", unit))?;
+            answered(manager.reload()).await.map_err(call("reload for", unit))?;
+        }
+        self.job(&manager, Verb::Stop, unit, limit).await
+    }
+
+    /// Lets a running unit read its files: by a reload where it knows how, else by a restart.
+    ///
+    /// # Errors
+    /// When it is not done within `limit`.
+    pub async fn reload_or_restart(&self, unit: &str, limit: Duration) -> Result<(), UnitError> {
+        let manager = self.manager().await.map_err(call("find", unit))?;
+        answered(manager.reload()).await.map_err(call("reload for", unit))?;
+        self.job(&manager, Verb::ReloadOrTryRestart, unit, limit).await
+    }
+
+    /// Queues a job and waits for its end.
+    async fn job(&self, manager: &ManagerProxy<'_>, verb: Verb, unit: &str, limit: Duration) -> Result<(), UnitError> {
+        let action = verb.word();
         answered(manager.subscribe()).await.map_err(call("watch", unit))?;
         // Listening starts before the job does, or its end could be missed. Only this signal: systemd sends many, and a full
         // queue would hold back the answer. Not by a proxy, which wants the sender's bus name, and here there is no bus.
         let mut messages = job_signals(&self.connection).await.map_err(call("watch", unit))?;
-        let job = answered(manager.restart_unit(unit, "replace")).await.map_err(call("restart", unit))?;
+        let job = answered(verb.of(manager, unit)).await.map_err(call(action, unit))?;
         let wait = async {
             loop {
                 if let Some((ended, result)) = job_removed(&next(&mut messages).await?)
@@ -256,9 +350,11 @@ impl Units {
         let status = self.status(unit).await?.to_string();
         match result {
             Ok(Some(result)) if result == "done" => Ok(()),
+            // Nothing ran that could have read anything.
+            Ok(Some(result)) if result == "skipped" && matches!(verb, Verb::ReloadOrTryRestart) => Ok(()),
             Ok(result) => {
                 let result = result.unwrap_or_else(|| "lost with the connection".to_owned());
-                Err(UnitError::JobFailed { unit: unit.to_owned(), result, status })
+                Err(UnitError::JobFailed { unit: unit.to_owned(), action, result, status })
             }
             Err(_) => Err(UnitError::Timeout { unit: unit.to_owned(), limit, status }),
         }
@@ -306,6 +402,11 @@ impl Units {
             load,
         })
     }
+}
+
+/// systemd's words for a unit without a file, by version.
+fn is_no_file(error: &str) -> bool {
+    ["org.freedesktop.DBus.Error.FileNotFound", "org.freedesktop.systemd1.NoSuchUnit"].contains(&error)
 }
 
 async fn job_signals(connection: &zbus::Connection) -> zbus::Result<zbus::MessageStream> {

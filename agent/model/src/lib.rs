@@ -4,6 +4,7 @@
 //! a [`config::NodeConfig`], a [`plan::Plan`] or a [`report::Failure`] comes out. `clippy.toml` beside `Cargo.toml`
 //! turns a slip into an error.
 
+pub mod clouds;
 pub mod config;
 pub mod facts;
 pub mod kubernetes;

@@ -20,6 +20,31 @@ pub struct ScratchRoot {
 const CONTAINERD_UNIT: &str = "[Unit]\nDescription=containerd container runtime\n\n[Service]\nType=notify\nExecStart=/usr/bin/containerd\n\
                                Restart=always\nRestartSec=1\n\n[Install]\nWantedBy=multi-user.target\n";
 
+/// Units of a distribution that a plan may enable, disable or let read their files.
+const UNITS: &[&str] = &[
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dnf-automatic-install.timer",
+    "nvidia-device-plugin.service",
+    "ssh.service",
+    "ssh.socket",
+    "sshd.service",
+    "sshd.socket",
+    "systemd-networkd.service",
+    "systemd-resolved.service",
+];
+
+/// What the distributions' programs do, for a root that the script finds by its own place. The VM has the real ones.
+fn trust_script(anchors: &str, bundle: &str) -> String {
+    format!(
+        "#!/bin/sh\nset -e\ncd \"${{0%/*}}/../..\"\nmkdir -p \"$(dirname {bundle})\"\ncat {anchors}/*.crt >{bundle}.new\nmv {bundle}.new {bundle}\n"
+    )
+}
+
+/// Only the call that the agent makes.
+const CHAGE: &str = "#!/bin/sh\nset -e\ntest \"$*\" = \"-E -1 -I -1 -m 0 -M 99999 -- azureuser\"\n\
+                     sed -i 's/^\\(azureuser:[^:]*:[^:]*\\):.*/\\1:0:99999:7:::/' \"${0%/*}/../../etc/shadow\"\n";
+
 /// Sysctls that every plan may set; a kernel has them with other values first.
 const SYSCTLS: &[&str] = &[
     "kernel.keys.root_maxbytes",
@@ -74,11 +99,40 @@ impl ScratchRoot {
         for key in SYSCTLS {
             root.write(&format!("/proc/sys/{}", key.replace('.', "/")), "0\n");
         }
+        for unit in UNITS {
+            root.write(
+                &format!("/usr/lib/systemd/system/{unit}"),
+                "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n",
+            );
+        }
+        for choice in ["enabled", "defrag"] {
+            root.write(
+                &format!("/sys/kernel/mm/transparent_hugepage/{choice}"),
+                "always defer defer+madvise madvise [never]\n",
+            );
+        }
+        root.write("/etc/hosts", "127.0.0.1 localhost\n");
+        root.write("/etc/ssh/sshd_config", "PubkeyAuthentication yes\n");
+        root.write("/etc/shadow", "root:*:20000:0:99999:7:::\nazureuser:!:20000:1:90:7:30:21000:\n");
+        root.install_script(
+            "/usr/sbin/update-ca-certificates",
+            &trust_script("usr/local/share/ca-certificates", "etc/ssl/certs/ca-certificates.crt"),
+        );
+        root.install_script(
+            "/usr/bin/update-ca-trust",
+            &trust_script("etc/pki/ca-trust/source/anchors", "etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem"),
+        );
+        root.install_script("/usr/bin/chage", CHAGE);
         root.write("/dev/console", "");
         root.machine_starts(1);
         root.write("/opt/bin/kubelet", "");
         root.write("/usr/bin/containerd", "");
         root
+    }
+
+    fn install_script(&self, path: &str, text: &str) {
+        self.write(path, text);
+        fs::set_permissions(self.path(path), fs::Permissions::from_mode(0o755)).expect("a mode can be set");
     }
 
     /// Puts a kubelet and a containerd that run in their places.
@@ -131,7 +185,13 @@ impl ScratchRoot {
         let mut state = BTreeMap::new();
         for step in plan.steps() {
             match &step.want {
-                Want::Directory { path, .. } | Want::File { path, .. } | Want::Absent { path } => {
+                Want::Directory { path, .. }
+                | Want::File { path, .. }
+                | Want::Absent { path }
+                | Want::Choice { path, .. }
+                | Want::Block { path, .. }
+                | Want::SwapFile { path, .. }
+                | Want::TrustStore { bundle: path, .. } => {
                     state.insert(path.to_string(), self.describe(path.as_str()));
                 }
                 Want::Sysctl { key, .. } => {
@@ -140,7 +200,8 @@ impl ScratchRoot {
                 Want::Unit { name, .. } => {
                     state.insert((*name).to_owned(), self.describe(&format!("/run/nap-agent/stamps/{name}")));
                 }
-                Want::Module { .. } => {}
+                Want::NoExpiry { .. } => _ = state.insert("shadow".to_owned(), self.describe("/etc/shadow")),
+                Want::Reread { .. } | Want::Enabled { .. } | Want::Module { .. } => {}
             }
         }
         state

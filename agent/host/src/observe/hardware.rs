@@ -53,8 +53,8 @@ pub(super) fn root_disk(root: &Root) -> Result<RootDisk, FileError> {
 /// `major:minor` of the last file system mounted on `/`.
 fn root_device(mountinfo: &str) -> Option<String> {
     let fields = mountinfo.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let on_root = fields.filter(|fields| fields.get(4) == Some(&"/"));
-    on_root.last().and_then(|fields| fields.get(2).map(|device| (*device).to_owned()))
+    let mut on_root = fields.filter(|fields| fields.get(4) == Some(&"/"));
+    on_root.next_back().and_then(|fields| fields.get(2).map(|device| (*device).to_owned()))
 }
 
 pub(super) fn nics(root: &Root) -> Result<Vec<Nic>, FileError> {

@@ -17,6 +17,7 @@ use super::problem::{Findings, quoted};
 use super::shape::Shape::{Any, Bool, Integer, List, Map as MapOf, Object, ProtobufEnum, Text, Word};
 use super::shape::{Field, Shape, field};
 use super::{rules, sysctls};
+use crate::clouds;
 
 const INT32: Shape = Integer(i32::MIN as i64, i32::MAX as i64);
 
@@ -247,9 +248,10 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         cni: cni(checked, findings),
         containerd: Containerd {
             root: checked.text("kubelet_config.container_data_dir").map(str::to_owned),
-            sandbox_image: checked
-                .text("kube_binary_config.pod_infra_container_image_url")
-                .map_or(Containerd::default().sandbox_image, str::to_owned),
+            sandbox_image: checked.text("kube_binary_config.pod_infra_container_image_url").map_or_else(
+                || clouds::pause_image(clouds::of_region(&checked.owned("cluster_config.location")).registry),
+                str::to_owned,
+            ),
         },
         sysctls: sysctls::read(
             checked.object("custom_linux_os_config.sysctl_config"),
@@ -330,7 +332,7 @@ fn cloud(checked: Checked<'_>, findings: &mut Findings) -> Cloud {
     let principal = checked.text("auth_config.service_principal_id");
     let network = |name: &str| checked.owned(&format!("cluster_config.cluster_network_config.{name}"));
     Cloud {
-        environment: environment(&location).to_owned(),
+        environment: clouds::of_region(&location).name.to_owned(),
         tenant_id: checked.owned("auth_config.tenant_id"),
         subscription_id: checked.owned("auth_config.subscription_id"),
         resource_group: checked.owned("cluster_config.resource_group"),
@@ -386,18 +388,6 @@ fn more_of_azure_json(checked: Checked<'_>) -> Map<String, Value> {
     // "standard" VMs have no scale set; drivers take an empty name for one called "".
     more.retain(|_, value| *value != json!(""));
     more
-}
-
-/// Source: AgentBaker `getCloudTargetEnv`, with the sovereign clouds that `pkg/agent/utils.go` knows beside it.
-fn environment(location: &str) -> &'static str {
-    let location = location.to_ascii_lowercase();
-    let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| location.starts_with(prefix));
-    match () {
-        () if starts(&["china"]) => "AzureChinaCloud",
-        () if starts(&["germanynortheast", "germanycentral"]) => "AzureGermanCloud",
-        () if starts(&["usgov", "usdod"]) => "AzureUSGovernmentCloud",
-        () => "AzurePublicCloud",
-    }
 }
 
 /// Longest budget, in seconds: nap-boot.service ends at 14 minutes, and Karpenter gives up on the node at 15.

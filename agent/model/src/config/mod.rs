@@ -140,7 +140,7 @@ fn masked(document: &Document) -> Value {
 /// JSON Schema 2020-12 of our own wire format.
 pub fn json_schema() -> Value {
     let mut schema = node_bootstrap::SHAPE.json_schema();
-    schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    schema["$schema"] = json!(crate::clouds::JSON_SCHEMA_DIALECT);
     schema["title"] = json!("NodeBootstrap");
     schema
 }

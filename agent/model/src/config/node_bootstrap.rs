@@ -10,11 +10,12 @@ use super::carrier::Format;
 use super::document::Checked;
 use super::machine::{Network, OperatingSystem, Proxy, Registries, SecondaryNics, Ssh, Ulimits};
 use super::node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
-use super::problem::Findings;
+use super::problem::{Findings, quoted};
 use super::rules;
 use super::shape::Shape::{Any, Bool, Integer, List, Map as MapOf, Object, Text, TextThat, Word};
 use super::shape::{Field, Shape, field};
 use super::{node_class, sysctls};
+use crate::clouds;
 use crate::kubernetes::{KubernetesVersion, NodeName};
 
 /// The format as a table.
@@ -169,7 +170,7 @@ const CONTAINERD: &[Field] = &[
 ];
 
 const CLOUD: &[Field] = &[
-    field("environment", Text, "Name of the Azure cloud; AzurePublicCloud when absent."),
+    field("environment", Text, "Name of the Azure cloud; that of the region when absent."),
     field("tenantID", Text, "Entra tenant."),
     field("subscriptionID", Text, "Subscription."),
     field("resourceGroup", Text, "Resource group of the nodes."),
@@ -214,9 +215,7 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         cni: cni(checked.text("network.mode")),
         containerd: Containerd {
             root: checked.text("containerd.root").map(str::to_owned),
-            sandbox_image: checked
-                .text("containerd.sandboxImage")
-                .map_or(Containerd::default().sandbox_image, str::to_owned),
+            sandbox_image: sandbox_image(checked, findings),
         },
         sysctls: sysctls::read(checked.object(class), class, findings),
         claims: node_class::claims(checked, findings),
@@ -246,7 +245,7 @@ fn cluster(checked: Checked<'_>, findings: &mut Findings) -> Option<Cluster> {
         checked.text("cluster.caCertificate").map(|text| rules::certificates(text, "cluster.caCertificate", findings));
     let dns = checked.text("cluster.dnsServiceIP").unwrap_or("10.0.0.10");
     if dns.parse::<IpAddr>().is_err() {
-        findings.problem("cluster.dnsServiceIP", super::problem::quoted(dns), "an IP address");
+        findings.problem("cluster.dnsServiceIP", quoted(dns), "an IP address");
     }
     Some(Cluster {
         dns_service_ips: dns.parse().into_iter().collect(),
@@ -384,7 +383,7 @@ fn cloud(checked: Checked<'_>) -> Cloud {
     };
     let principal = checked.text("identity.servicePrincipalID");
     Cloud {
-        environment: checked.text("cloud.environment").unwrap_or("AzurePublicCloud").to_owned(),
+        environment: environment(checked).to_owned(),
         tenant_id: checked.owned("cloud.tenantID"),
         subscription_id: checked.owned("cloud.subscriptionID"),
         resource_group: checked.owned("cloud.resourceGroup"),
@@ -401,6 +400,26 @@ fn cloud(checked: Checked<'_>) -> Cloud {
         user_assigned_identity_id: checked.owned("identity.kubeletIdentityClientID"),
         load_balancer_sku: checked.text("cloud.loadBalancerSKU").unwrap_or("standard").to_owned(),
         more: Map::new(),
+    }
+}
+
+fn environment(checked: Checked<'_>) -> &str {
+    let of_region = || clouds::of_region(checked.text("cloud.location").unwrap_or_default()).name;
+    checked.text("cloud.environment").unwrap_or_else(of_region)
+}
+
+/// In a cloud that is not in our table only its own registry can have the image.
+fn sandbox_image(checked: Checked<'_>, findings: &mut Findings) -> String {
+    let path = "containerd.sandboxImage";
+    let of_cloud = || clouds::named(environment(checked)).map(|cloud| cloud.registry);
+    match (checked.text(path), of_cloud().or(checked.text("registries.bootstrap"))) {
+        (Some(image), _) => image.to_owned(),
+        (None, Some(registry)) => clouds::pause_image(registry),
+        (None, None) => {
+            let found = format!("nothing, in the cloud {}", quoted(environment(checked)));
+            findings.problem(path, found, "the image of the pause container, or registries.bootstrap");
+            String::new()
+        }
     }
 }
 

@@ -169,12 +169,6 @@ pub struct Containerd {
     pub sandbox_image: String,
 }
 
-impl Default for Containerd {
-    fn default() -> Self {
-        Self { root: None, sandbox_image: "mcr.microsoft.com/oss/kubernetes/pause:3.6".to_owned() }
-    }
-}
-
 /// What `azure.json` says: the file that the credential provider and storage drivers read.
 /// Source of the keys: sigs.k8s.io/cloud-provider-azure `Config`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]

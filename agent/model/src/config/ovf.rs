@@ -11,7 +11,7 @@ use thiserror::Error;
 /// Largest document that is read, in bytes.
 pub const MAX_OVF_BYTES: usize = 1024 * 1024;
 
-const AZURE_NAMESPACE: Namespace<'static> = Namespace(b"http://schemas.microsoft.com/windowsazure");
+const AZURE_NAMESPACE: Namespace<'static> = Namespace(crate::clouds::OVF_NAMESPACE.as_bytes());
 
 /// What the agent takes from the document. The user's password is never read.
 #[derive(Clone, PartialEq, Eq, Default)]

@@ -5,10 +5,12 @@ use std::net::IpAddr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
 
 use serde_json::{Map, Value};
 
 use super::problem::{Findings, entry, join, quoted};
+use crate::facts::Certificate;
 use crate::kubernetes::{LabelKey, LabelValue, Taint, UNREGISTERED};
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
@@ -93,12 +95,25 @@ pub(super) fn trusted_certificates<'a>(
             break;
         }
         for block in pem_blocks(&certificates(text, &path, findings)) {
-            if !blocks.contains(&block) {
+            if certificate_validity(&block).is_none() {
+                findings.problem(&path, "a PEM block that holds no X.509 certificate", "X.509 certificates");
+            } else if !blocks.contains(&block) {
                 blocks.push(block);
             }
         }
     }
     blocks
+}
+
+/// Subject and validity of a certificate in a PEM block; nothing when it is none.
+pub(crate) fn certificate_validity(pem: &str) -> Option<(String, Certificate)> {
+    let body = pem.split_once(BEGIN)?.1.split_once(END)?.0;
+    let der = BASE64.decode(body.split_ascii_whitespace().collect::<String>()).ok()?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
+    let time = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
+    let validity = certificate.validity();
+    let validity = Certificate { not_before: time(validity.not_before)?, not_after: time(validity.not_after)? };
+    Some((certificate.subject().to_string(), validity))
 }
 
 fn pem_blocks(pem: &str) -> Vec<String> {
@@ -262,14 +277,18 @@ mod tests {
 
     #[test]
     fn each_trusted_certificate_is_one_block_and_there_once() {
-        let block = |body: &str| format!("{BEGIN}\n{body}\n{END}\n");
-        let two = format!("# a comment\n{}{}", block("MAA="), block("MAE="));
+        let good = include_str!("../../testdata/certificates/example-root-ca.pem");
+        let old = include_str!("../../testdata/certificates/old-root-ca.pem");
+        let two = format!("# a comment\n{good}{old}");
         let mut findings = Findings::default();
-        let given = [("a".to_owned(), two.as_str()), ("b".to_owned(), &BASE64.encode(block("MAA=")))];
-        assert_eq!(trusted_certificates(given.into_iter(), &mut findings), [block("MAA="), block("MAE=")]);
+        let given = [("a".to_owned(), two.as_str()), ("b".to_owned(), &BASE64.encode(good))];
+        assert_eq!(trusted_certificates(given.into_iter(), &mut findings), [good, old]);
         assert_eq!(findings.problems, []);
         trusted_certificates((0..11).map(|i| (format!("c[{i}]"), two.as_str())), &mut findings);
-        assert_eq!(findings.problems.len(), 1);
+        let no_certificate = format!("{BEGIN}\nMAA=\n{END}\n");
+        trusted_certificates([("d".to_owned(), no_certificate.as_str())].into_iter(), &mut findings);
+        let paths: Vec<_> = findings.problems.iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(paths, ["c[10]", "d"]);
     }
 
     #[test]

@@ -188,8 +188,11 @@ proptest::proptest! {
 mod every_field_counts {
     use super::super::shape::Field;
     use super::*;
-    use crate::facts::Facts;
+    use crate::facts::{Facts, Gpu, Instance, Trust};
+    use crate::os::{DEVICE_PLUGIN_UNIT, NVIDIA_RUNTIME};
     use crate::plan::plan;
+
+    const CERTIFICATE: &str = include_str!("../../testdata/certificates/example-root-ca.pem");
 
     /// Values for texts that have rules beyond their shape.
     const TEXTS: &[(&str, &str)] = &[
@@ -209,6 +212,20 @@ mod every_field_counts {
         ("custom_linux_os_config.sysctl_config.net_ipv4_ip_local_port_range", "2000 50000"),
         ("auth_config.service_principal_secret", "b3RoZXI="),
         ("cluster_config.location", "chinaeast2"),
+        ("containerd.sandboxImage", "registry.example/pause:1"),
+        ("cluster.serviceCIDRs", "10.77.0.0/16"),
+        ("network.searchDomains", "corp.example"),
+        ("network.apiServerAddress", "10.7.7.7"),
+        ("network.secondaryNICs", "000D3A999999"),
+        ("os.ulimits.noFile", "4711"),
+        ("os.ulimits.maxLockedMemory", "4711"),
+        ("proxy.http", "http://other:1"),
+        ("proxy.https", "http://other:1"),
+        ("trust.certificates", CERTIFICATE),
+        ("proxy.caCertificate", CERTIFICATE),
+        ("registries.bootstrap", "other.example"),
+        ("registries.dnsSuffix", ".registry.example"),
+        ("nodeClass.linuxOSConfig.swapFileSize", "8Mi"),
         (
             "nodeClass.vnetSubnetID",
             "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/n",
@@ -251,12 +268,22 @@ mod every_field_counts {
         document
     }
 
+    /// A machine on which every question about it has an answer.
+    fn facts() -> Facts {
+        let mut facts: Facts = serde_json::from_str(include_str!("../../testdata/ubuntu-2404.json")).unwrap();
+        facts.programs.kubelet = "1.36.2".try_into().ok();
+        facts.trust = Trust::default();
+        facts.gpu = Some(Gpu { devices: 1, module: Some("1.2".into()), library: Some("1.2".into()) });
+        facts.present.extend([NVIDIA_RUNTIME, DEVICE_PLUGIN_UNIT].map(str::to_owned));
+        facts.instance = facts.instance.map(|instance| Instance { vtpm: None, ..instance });
+        facts
+    }
+
     /// What a document leads to: a plan, or a refusal, which is an effect as well.
     fn outcome(document: &Value) -> String {
         let decoded = decoded(document);
         let Some(config) = decoded.config else { return format!("{:?}", decoded.findings.problems) };
-        let facts: Facts = serde_json::from_str(include_str!("../../testdata/debian-13.json")).unwrap();
-        let plan = plan(&config, &facts).unwrap();
+        let plan = plan(&config, &facts()).unwrap();
         let revealed: String = plan
             .steps()
             .map(|step| match &step.want {
@@ -282,7 +309,9 @@ mod every_field_counts {
 
     #[test]
     fn of_a_node_bootstrap() {
-        check(&node_bootstrap::SHAPE, &node_bootstrap());
+        let mut base = node_bootstrap();
+        base["proxy"] = json!({"http": "http://proxy:1"});
+        check(&node_bootstrap::SHAPE, &base);
     }
 
     #[test]

@@ -31,8 +31,8 @@ pub struct Distribution {
     pub ssh_units: &'static [&'static str],
     /// What installs updates by itself.
     pub upgrades: Upgrades,
-    /// What brings up network interfaces.
-    pub network: NetworkDaemon,
+    /// Name of the systemd-networkd file that brings up the primary interface.
+    pub network_file: &'static str,
     /// Facts as such a machine has them, for plans away from one: JSON of [`Facts`].
     typical: &'static str,
 }
@@ -55,15 +55,6 @@ pub enum Upgrades {
     Apt,
     /// dnf-automatic's timer.
     DnfAutomatic,
-}
-
-/// What brings up network interfaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NetworkDaemon {
-    /// netplan, which writes systemd-networkd's files.
-    Netplan,
-    /// systemd-networkd.
-    Networkd,
 }
 
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
@@ -95,7 +86,7 @@ pub const DISTRIBUTIONS: &[Distribution] = &[
         trust: DEBIAN_TRUST,
         ssh_units: &["ssh.service"],
         upgrades: Upgrades::Apt,
-        network: NetworkDaemon::Netplan,
+        network_file: "10-netplan-eth0.network",
         typical: include_str!("../../testdata/ubuntu-2204.json"),
     },
     Distribution {
@@ -112,7 +103,7 @@ pub const DISTRIBUTIONS: &[Distribution] = &[
         // 24.04 starts the server when somebody knocks.
         ssh_units: &["ssh.socket", "ssh.service"],
         upgrades: Upgrades::Apt,
-        network: NetworkDaemon::Netplan,
+        network_file: "10-netplan-eth0.network",
         typical: include_str!("../../testdata/ubuntu-2404.json"),
     },
     Distribution {
@@ -128,7 +119,7 @@ pub const DISTRIBUTIONS: &[Distribution] = &[
         trust: RED_HAT_TRUST,
         ssh_units: &["sshd.socket", "sshd.service"],
         upgrades: Upgrades::DnfAutomatic,
-        network: NetworkDaemon::Networkd,
+        network_file: "99-dhcp-en.network",
         typical: include_str!("../../testdata/azurelinux-3.json"),
     },
     // The images of the tests. Debian packages runc and the CNI plugins elsewhere and has no systemd-resolved.
@@ -145,7 +136,7 @@ pub const DISTRIBUTIONS: &[Distribution] = &[
         trust: DEBIAN_TRUST,
         ssh_units: &["ssh.socket", "ssh.service"],
         upgrades: Upgrades::Apt,
-        network: NetworkDaemon::Networkd,
+        network_file: "50-nap-vm.network",
         typical: include_str!("../../testdata/debian-12.json"),
     },
     Distribution {
@@ -161,7 +152,7 @@ pub const DISTRIBUTIONS: &[Distribution] = &[
         trust: DEBIAN_TRUST,
         ssh_units: &["ssh.socket", "ssh.service"],
         upgrades: Upgrades::Apt,
-        network: NetworkDaemon::Networkd,
+        network_file: "50-nap-vm.network",
         typical: include_str!("../../testdata/debian-13.json"),
     },
 ];
@@ -178,19 +169,10 @@ pub const NVIDIA_RUNTIME: &str = "/usr/bin/nvidia-container-runtime";
 pub const FABRIC_MANAGER_UNIT: &str = "/usr/lib/systemd/system/nvidia-fabricmanager.service";
 /// NVIDIA's device plugin, as a unit of the image.
 pub const DEVICE_PLUGIN_UNIT: &str = "/usr/lib/systemd/system/nvidia-device-plugin.service";
-/// The SSH server's directory for settings beside its own file.
-pub const SSHD_CONFIG_DIRECTORY: &str = "/etc/ssh/sshd_config.d";
 
 /// Files that not every image has and that the plan asks about; [`Facts::present`] names those that are there.
-pub const OPTIONAL_FILES: &[&str] = &[
-    NFT,
-    COREDNS,
-    SECURE_TLS_BOOTSTRAP_CLIENT,
-    NVIDIA_RUNTIME,
-    FABRIC_MANAGER_UNIT,
-    DEVICE_PLUGIN_UNIT,
-    SSHD_CONFIG_DIRECTORY,
-];
+pub const OPTIONAL_FILES: &[&str] =
+    &[NFT, COREDNS, SECURE_TLS_BOOTSTRAP_CLIENT, NVIDIA_RUNTIME, FABRIC_MANAGER_UNIT, DEVICE_PLUGIN_UNIT];
 
 impl Distribution {
     /// The row of a machine.

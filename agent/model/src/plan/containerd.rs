@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
+use super::gpu;
 use super::resource::{Digest, Readiness, Step, Want, public_file};
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, Ulimits};
 use crate::facts::Facts;
-use crate::os::Distribution;
+use crate::os::{Distribution, NVIDIA_RUNTIME};
 
 const CONFIG: &str = "/etc/containerd/config.toml";
 
@@ -14,18 +15,31 @@ const METRICS_ADDRESS: &str = "0.0.0.0:10257";
 
 pub(super) struct Containerd {
     config: String,
+    limits: String,
+    /// What it reads when it starts beside its own files.
+    reads: Vec<Step>,
 }
 
 impl Containerd {
-    pub(super) fn new(config: &NodeConfig, facts: &Facts, os: &Distribution) -> Self {
+    pub(super) fn new(
+        config: &NodeConfig,
+        facts: &Facts,
+        os: &Distribution,
+        shared: &[Step],
+        notes: &mut Vec<String>,
+    ) -> Self {
         let major = facts.programs.containerd.map_or(1, |version| version.major);
-        let data = if major >= 2 { version_3(config, os) } else { version_2(config, os) };
+        let runtimes = runtimes(os, has_gpu(config, facts, notes));
+        let data = if major >= 2 { version_3(config, os, &runtimes) } else { version_2(config, os, &runtimes) };
         let table = toml::Table::try_from(&data).expect("JSON objects without null are TOML tables");
-        Self { config: toml::to_string_pretty(&table).expect("a table of plain values can be written") }
+        Self {
+            config: toml::to_string_pretty(&table).expect("a table of plain values can be written"),
+            limits: limits(&config.os.ulimits),
+            reads: shared.to_vec(),
+        }
     }
 
     pub(super) fn files(&self) -> Vec<Step> {
-        let limits = "[Service]\nLimitNOFILE=1048576\nTasksMax=infinity\nOOMScoreAdjust=-999\n";
         vec![
             Step::new(
                 "containerd.config",
@@ -35,26 +49,45 @@ impl Containerd {
             Step::new(
                 "containerd.limits",
                 "a node has more files and tasks than a service's defaults",
-                public_file("/etc/systemd/system/containerd.service.d/10-nap-agent.conf", limits),
-            )
-            .at_bake(),
+                public_file("/etc/systemd/system/containerd.service.d/10-nap-agent.conf", self.limits.clone()),
+            ),
         ]
     }
 
     pub(super) fn running(&self) -> Step {
-        let inputs = Digest::of_files(&self.files());
+        let inputs = Digest::of_files(self.files().iter().chain(&self.reads));
         let want = Want::Unit { name: "containerd.service", inputs, readiness: Readiness::Active };
         Step::new("containerd.running", "kubelet needs a container runtime", want)
     }
 }
 
+/// Containers inherit containerd's limits, and a node has more files and tasks than a service's defaults.
+fn limits(ulimits: &Ulimits) -> String {
+    let no_file = ulimits.no_file.as_deref().unwrap_or("1048576");
+    let mut text = format!("[Service]\nLimitNOFILE={no_file}\n");
+    if let Some(memory) = &ulimits.max_locked_memory {
+        text.push_str(&format!("LimitMEMLOCK={memory}\n"));
+    }
+    text + "TasksMax=infinity\nOOMScoreAdjust=-999\n"
+}
+
+fn has_gpu(config: &NodeConfig, facts: &Facts, notes: &mut Vec<String>) -> bool {
+    match gpu::usable(config, facts) {
+        Ok(usable) => usable,
+        Err(why) => {
+            notes.push(why);
+            false
+        }
+    }
+}
+
 /// Configuration version 2, for containerd 1.7. Source: containerd `docs/cri/config.md`, release/1.7.
-fn version_2(config: &NodeConfig, os: &Distribution) -> Value {
+fn version_2(config: &NodeConfig, os: &Distribution, runtimes: &Value) -> Value {
     let mut data = common(config, 2);
     data["plugins"] = json!({"io.containerd.grpc.v1.cri": {
         "sandbox_image": config.containerd.sandbox_image,
         "enable_cdi": true,
-        "containerd": runtimes(os),
+        "containerd": runtimes,
         "cni": cni(os),
         "registry": registry(),
     }});
@@ -62,7 +95,7 @@ fn version_2(config: &NodeConfig, os: &Distribution) -> Value {
 }
 
 /// Configuration version 3, for containerd 2. Source: containerd `docs/cri/config.md`, main.
-fn version_3(config: &NodeConfig, os: &Distribution) -> Value {
+fn version_3(config: &NodeConfig, os: &Distribution, runtimes: &Value) -> Value {
     let mut data = common(config, 3);
     data["plugins"] = json!({
         "io.containerd.cri.v1.images": {
@@ -71,7 +104,7 @@ fn version_3(config: &NodeConfig, os: &Distribution) -> Value {
         },
         "io.containerd.cri.v1.runtime": {
             "enable_cdi": true,
-            "containerd": runtimes(os),
+            "containerd": runtimes,
             "cni": cni(os),
         },
     });
@@ -86,10 +119,14 @@ fn common(config: &NodeConfig, version: u8) -> Value {
     data
 }
 
-fn runtimes(os: &Distribution) -> Value {
-    let runc =
-        json!({"runtime_type": "io.containerd.runc.v2", "options": {"BinaryName": os.runc, "SystemdCgroup": true}});
-    json!({"default_runtime_name": "runc", "runtimes": {"runc": runc, "untrusted": runc}})
+fn runtimes(os: &Distribution, gpu: bool) -> Value {
+    let runtime = |program: &str| json!({"runtime_type": "io.containerd.runc.v2", "options": {"BinaryName": program, "SystemdCgroup": true}});
+    let mut runtimes = json!({"runc": runtime(os.runc), "untrusted": runtime(os.runc)});
+    if gpu {
+        runtimes["nvidia-container-runtime"] = runtime(NVIDIA_RUNTIME);
+    }
+    let default = if gpu { "nvidia-container-runtime" } else { "runc" };
+    json!({"default_runtime_name": default, "runtimes": runtimes})
 }
 
 fn cni(os: &Distribution) -> Value {

@@ -36,7 +36,8 @@ const CIPHER_SUITES: &[&str] = &[
 pub(super) struct Kubelet {
     os: &'static Distribution,
     version: KubernetesVersion,
-    ca: Step,
+    /// What it reads when it starts beside its own files.
+    reads: Vec<Step>,
     config: Map<String, Value>,
     flags: Vec<String>,
     labels: String,
@@ -44,7 +45,12 @@ pub(super) struct Kubelet {
 }
 
 impl Kubelet {
-    pub(super) fn new(config: &NodeConfig, facts: &Facts, os: &'static Distribution) -> Result<Self, Failure> {
+    pub(super) fn new(
+        config: &NodeConfig,
+        facts: &Facts,
+        os: &'static Distribution,
+        shared: &[Step],
+    ) -> Result<Self, Failure> {
         let version = facts.programs.kubelet.unwrap_or(config.cluster.kubernetes_version);
         let mut notes = Vec::new();
         let wanted = config.cluster.kubernetes_version;
@@ -54,7 +60,7 @@ impl Kubelet {
         Ok(Self {
             os,
             version,
-            ca: credentials::ca(config),
+            reads: [&[credentials::ca(config)], shared].concat(),
             config: configuration(config, os, version, &mut notes),
             flags: flags(config, facts, version, &mut notes)?,
             labels: labels(config),
@@ -99,7 +105,7 @@ impl Kubelet {
     }
 
     pub(super) fn running(&self) -> Step {
-        let inputs = Digest::of_files(self.files().iter().chain([&self.ca]));
+        let inputs = Digest::of_files(self.files().iter().chain(&self.reads));
         let want = Want::Unit { name: "kubelet.service", inputs, readiness: Readiness::Started };
         Step::new("kubelet.running", "the node joins by kubelet", want)
     }
@@ -188,7 +194,7 @@ fn flags(
         set("hostname-override", name.to_string());
     }
     match node_address(facts) {
-        Some(address) => _ = set("node-ip", address.to_string()),
+        Some(address) => _ = set("node-ip", node_ip(config, facts, address, notes)),
         None => notes.push(
             "--node-ip left out: no default route and no IMDS; the cloud provider will set the address".to_owned(),
         ),
@@ -226,12 +232,28 @@ pub fn node_name(config: &NodeConfig, facts: &Facts) -> Result<NodeName, Failure
 /// The IPv4 address from which the default route leaves. With none, the only address that IMDS knows; which of several NICs is
 /// the primary one IMDS does not say. An IPv6 one comes last: a router's advertisement may be here before the DHCP lease, and who
 /// comes first must not choose the node's address.
-fn node_address(facts: &Facts) -> Option<IpAddr> {
+pub(super) fn node_address(facts: &Facts) -> Option<IpAddr> {
     let of_instance = || {
         let interfaces = &facts.instance.as_ref()?.interfaces;
         (interfaces.len() == 1).then(|| interfaces.values().next()?.first().copied())?
     };
     facts.primary_address.filter(IpAddr::is_ipv4).or_else(of_instance).or(facts.primary_address)
+}
+
+/// In a dual-stack cluster the IPv6 address of the same interface stands beside the IPv4 one.
+fn node_ip(config: &NodeConfig, facts: &Facts, address: IpAddr, notes: &mut Vec<String>) -> String {
+    if !config.network.dual_stack || address.is_ipv6() {
+        return address.to_string();
+    }
+    let interfaces = facts.instance.iter().flat_map(|instance| instance.interfaces.values());
+    let mut beside = interfaces.filter(|addresses| addresses.contains(&address)).flatten();
+    match beside.find(|address| address.is_ipv6()) {
+        Some(second) => format!("{address},{second}"),
+        None => {
+            notes.push(format!("--node-ip is {address} alone: IMDS knows no IPv6 address beside it"));
+            address.to_string()
+        }
+    }
 }
 
 fn labels(config: &NodeConfig) -> String {
@@ -248,7 +270,6 @@ fn unit(os: &Distribution) -> String {
         "# Written by nap-agent; drop-ins beside it are kept.\n\
          [Unit]\n\
          Description=Kubernetes node agent (kubelet)\n\
-         Documentation=https://kubernetes.io/docs/reference/command-line-tools-reference/kubelet/\n\
          After=containerd.service\n\
          Wants=containerd.service\n\
          ConditionPathExists={kubelet}\n\

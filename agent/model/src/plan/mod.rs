@@ -3,18 +3,26 @@
 //! [`plan`] is the whole decision. It writes nothing, and the same input gives the same plan: golden files in `tests/golden`
 //! hold one for each kind of node.
 
+mod claims;
 mod cloud;
 mod cni;
 mod containerd;
 mod credentials;
 mod diff;
+mod gpu;
 mod kernel;
 mod kubelet;
 mod kubelet_gates;
+mod network;
 mod provider_id;
+mod proxy;
+mod registries;
 mod resource;
+mod system;
+mod trust;
 
 pub use diff::text_diff;
+use kubelet::node_address;
 pub use kubelet::{healthz_port, node_name};
 use provider_id::node_provider_id;
 pub use resource::{AbsPath, AbsPathError, Content, Digest, Plan, Readiness, Stage, Step, Want, When};
@@ -40,9 +48,14 @@ pub fn plan(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
 pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     let os = Distribution::of(&facts.os)?;
     refuse_missing_programs(facts, os)?;
-    let kubelet = kubelet::Kubelet::new(config, facts, os)?;
-    let containerd = containerd::Containerd::new(config, facts, os);
-    let directories = [kubelet.directories(), cni::directories(os), kernel::modules()].concat();
+    let mut notes = claims::check(config, facts, os);
+    notes.extend(trust::notes(config, facts));
+    let proxy = proxy::files(config, os, &mut notes);
+    let trust = trust::files(config, os);
+    // Go programs read both once, when they start.
+    let shared: Vec<Step> = [proxy, trust].concat();
+    let kubelet = kubelet::Kubelet::new(config, facts, os, &shared)?;
+    let containerd = containerd::Containerd::new(config, facts, os, &shared, &mut notes);
     let files = [
         kubelet.files(),
         containerd.files(),
@@ -50,16 +63,29 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         cni::files(config.cni),
         cloud::files(&config.cloud),
         kernel::files(config),
+        system::files(config, os),
+        network::files(config, facts, os, &mut notes),
+        registries::files(config),
+        shared,
     ];
+    let units = [
+        network::units(config, facts, os),
+        system::units(config, os),
+        claims::grown_root(facts),
+        gpu::units(config, facts),
+    ];
+    notes.extend(kubelet.notes.clone());
     Ok(Plan {
         stages: vec![
-            Stage { name: "prepare", steps: directories },
+            Stage { name: "prepare", steps: [kubelet.directories(), cni::directories(os), kernel::modules()].concat() },
             Stage { name: "files", steps: files.concat() },
-            Stage { name: "sysctls", steps: kernel::sysctls(config) },
+            Stage { name: "trust", steps: trust::store(config, os) },
+            Stage { name: "settings", steps: [kernel::sysctls(config), system::settings(config, os)].concat() },
+            Stage { name: "units", steps: units.concat() },
             Stage { name: "containerd", steps: vec![containerd.running()] },
             Stage { name: "kubelet", steps: vec![kubelet.running()] },
         ],
-        notes: kubelet.notes,
+        notes,
     })
 }
 

@@ -110,6 +110,60 @@ pub enum Want {
         /// Value; white space inside counts as one blank.
         value: String,
     },
+    /// A choice of the kernel below `/sys`, whose file shows all words and the chosen one in brackets.
+    Choice {
+        /// Where.
+        path: AbsPath,
+        /// The word.
+        value: String,
+    },
+    /// Lines of ours at the top of a file that others write to as well.
+    Block {
+        /// Where.
+        path: AbsPath,
+        /// Permission bits when the file is not there yet; otherwise it keeps its own.
+        #[serde(serialize_with = "octal")]
+        mode: u32,
+        /// The lines, each with its end.
+        lines: String,
+    },
+    /// A file to swap to, with its header; a `.swap` unit puts it to use.
+    SwapFile {
+        /// Where.
+        path: AbsPath,
+        /// Size in bytes, a whole number of pages.
+        bytes: u64,
+    },
+    /// Certificates in the bundle that the machine's programs trust.
+    TrustStore {
+        /// The bundle.
+        bundle: AbsPath,
+        /// The certificates, each one PEM block. They are in files of their own already.
+        certificates: Vec<String>,
+        /// Program and arguments that make the bundle of the files.
+        program: &'static [&'static str],
+    },
+    /// A user whose password and account never expire.
+    NoExpiry {
+        /// Its name.
+        user: String,
+    },
+    /// A unit that runs now and at every boot, or neither.
+    Enabled {
+        /// Its name with suffix.
+        name: &'static str,
+        /// Whether it runs.
+        enabled: bool,
+    },
+    /// A unit that, if it runs, has read its files.
+    Reread {
+        /// Its name with suffix.
+        name: &'static str,
+        /// The files.
+        files: Vec<AbsPath>,
+        /// Digest of them.
+        inputs: Digest,
+    },
     /// A loaded (or built-in) kernel module.
     Module {
         /// Its name, with underscores.
@@ -195,12 +249,15 @@ impl Digest {
     pub fn of_files<'s>(steps: impl IntoIterator<Item = &'s Step>) -> Self {
         let mut hash = Sha256::new();
         for step in steps {
-            if let Want::File { path, content, .. } = &step.want {
-                hash.update(path.as_str());
-                hash.update([0]);
-                hash.update(content.reveal());
-                hash.update([0]);
-            }
+            let (path, text) = match &step.want {
+                Want::File { path, content, .. } => (path, content.reveal()),
+                Want::Block { path, lines, .. } => (path, lines.as_str()),
+                _ => continue,
+            };
+            hash.update(path.as_str());
+            hash.update([0]);
+            hash.update(text);
+            hash.update([0]);
         }
         Self(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }

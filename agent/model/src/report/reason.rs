@@ -28,6 +28,8 @@ pub enum Reason {
     OsUnsupported,
     /// A file, directory, sysctl or module could not be brought into its state.
     StepFailed,
+    /// The machine's bundle of trusted certificates could not be made.
+    TrustStoreFailed,
     /// containerd does not start, or starts and dies.
     ContainerdUnhealthy,
     /// systemd could not be reached.
@@ -146,6 +148,13 @@ pub const REASONS: &[ReasonRow] = &[
         "90 s",
         "A file, directory, sysctl, module or unit could not be brought into its state.",
         "The evidence names the step and the error of the system call; check disk space and read-only mounts.",
+    ),
+    row(
+        Reason::TrustStoreFailed,
+        161,
+        "90 s",
+        "The machine's bundle of trusted certificates could not be made.",
+        "The evidence has what the distribution's program said; is ca-certificates in the image?",
     ),
     row(
         Reason::ContainerdUnhealthy,
@@ -310,6 +319,7 @@ mod tests {
             ContainerdBinaryMissing,
             OsUnsupported,
             StepFailed,
+            TrustStoreFailed,
             ContainerdUnhealthy,
             SystemdUnreachable,
             ApiServerDnsFailed,
@@ -334,6 +344,7 @@ mod tests {
             | ContainerdBinaryMissing
             | OsUnsupported
             | StepFailed
+            | TrustStoreFailed
             | ContainerdUnhealthy
             | SystemdUnreachable
             | ApiServerDnsFailed

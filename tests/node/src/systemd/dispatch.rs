@@ -91,7 +91,7 @@ fn manager_call(machine: &mut Machine, member: &str, call: &Message) -> Result<M
             machine.load(&unit)?;
             reply(call, &unit_path(&unit)?)
         }
-        "StartUnit" | "StopUnit" | "RestartUnit" => job_call(machine, member, call),
+        "StartUnit" | "StopUnit" | "RestartUnit" | "ReloadOrTryRestartUnit" => job_call(machine, member, call),
         "ResetFailedUnit" => {
             let (unit,): (String,) = body.deserialize()?;
             machine.note(&unit, member);
@@ -107,6 +107,11 @@ fn manager_call(machine: &mut Machine, member: &str, call: &Message) -> Result<M
             let (units, runtime): (Vec<String>, bool) = body.deserialize()?;
             units.iter().for_each(|unit| machine.note(unit, member));
             reply(call, &(install::disable(&machine.root, &units, runtime)?,))
+        }
+        "UnmaskUnitFiles" => {
+            let (units, runtime): (Vec<String>, bool) = body.deserialize()?;
+            units.iter().for_each(|unit| machine.note(unit, member));
+            reply(call, &(install::unmask(&machine.root, &units, runtime)?,))
         }
         "GetUnitFileState" => {
             let (unit,): (String,) = body.deserialize()?;
@@ -131,6 +136,8 @@ fn job_call(machine: &mut Machine, member: &str, call: &Message) -> Result<Messa
     let verb = match member {
         "StartUnit" => Verb::Start,
         "StopUnit" => Verb::Stop,
+        // This stand-in reloads nothing, so a reload is a restart; what does not run stays so.
+        "ReloadOrTryRestartUnit" if !machine.load(&unit)?.phase.is_active() => Verb::Stop,
         _ => Verb::Restart,
     };
     let id = machine.enqueue(&unit, verb)?;

@@ -81,6 +81,19 @@ pub(crate) fn disable(root: &Root, units: &[String], runtime: bool) -> Result<Ve
     Ok(changes)
 }
 
+/// Removes the links to `/dev/null` that mask the units.
+pub(crate) fn unmask(root: &Root, units: &[String], runtime: bool) -> Result<Vec<Change>, BusError> {
+    let mut changes = Vec::new();
+    for unit in units {
+        let link = format!("{}/{unit}", folder(runtime));
+        if fs::read_link(root.at(&link)).is_ok_and(|target| target == Path::new("/dev/null")) {
+            fs::remove_file(root.at(&link)).map_err(|e| file_error(&link, &e))?;
+            changes.push(("unlink".to_owned(), link, String::new()));
+        }
+    }
+    Ok(changes)
+}
+
 fn folder(runtime: bool) -> &'static str {
     if runtime { "/run/systemd/system" } else { LINK_FOLDER }
 }

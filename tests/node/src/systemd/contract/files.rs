@@ -73,3 +73,19 @@ pub(super) async fn a_unit_without_install_section_is_static(bench: &mut Bench) 
     let none: (bool, Changes) = client.call("EnableUnitFiles", &(vec![unit.as_str()], false, false)).await?;
     same("enabling", none, (false, Vec::new()))
 }
+
+pub(super) async fn unmasking_removes_the_link(bench: &mut Bench) -> Result<(), CheckError> {
+    let unit = "nap-contract-hidden.service".to_owned();
+    let setup = &bench.setup;
+    let link = setup.unit_dir.join(&unit);
+    bench.units.push(unit.clone());
+    let made = std::os::unix::fs::symlink("/dev/null", &link);
+    made.map_err(|error| CheckError::new(format!("cannot make {}: {error}", link.display())))?;
+    bench.client.reload().await?;
+    same("before", bench.client.text(&unit, UNIT, "LoadState").await?.as_str(), "masked")?;
+    let folder = setup.unit_dir_inside.clone();
+    let runtime = folder.starts_with("/run/");
+    let removed: Changes = bench.client.call("UnmaskUnitFiles", &(vec![unit.as_str()], runtime)).await?;
+    let expected = vec![("unlink".to_owned(), format!("{folder}/{unit}"), String::new())];
+    same("unmasking", removed, expected)
+}

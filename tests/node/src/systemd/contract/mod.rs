@@ -59,6 +59,7 @@ pub async fn run(setup: &Setup, mut tell: impl FnMut(Finding)) {
         states::several_clients_hear_of_the_same_job,
         services::a_service_starts_and_stops,
         services::a_restart_gives_one_result,
+        services::a_reload_of_what_cannot_reload_restarts_it,
         services::a_oneshot_that_works_is_dead_afterwards,
         services::a_oneshot_that_fails_is_failed_until_reset,
         services::a_missing_program_fails_an_exec_service_at_once,
@@ -76,6 +77,7 @@ pub async fn run(setup: &Setup, mut tell: impl FnMut(Finding)) {
         files::variables_are_put_into_the_command_line,
         files::drop_ins_apply_in_order,
         files::enabling_makes_links_and_disabling_removes_them,
+        files::unmasking_removes_the_link,
         files::a_missing_unit_cannot_be_enabled,
         files::a_unit_without_install_section_is_static,
     );

@@ -28,6 +28,15 @@ pub(super) async fn a_restart_gives_one_result(bench: &mut Bench) -> Result<(), 
     same("NRestarts", bench.client.numbers(&unit).await?.0, 0)
 }
 
+pub(super) async fn a_reload_of_what_cannot_reload_restarts_it(bench: &mut Bench) -> Result<(), CheckError> {
+    let unit = bench.unit("reloaded.service", SLEEP).await?;
+    same("while dead", bench.client.job("ReloadOrTryRestartUnit", &unit).await?.as_str(), "done")?;
+    same("state", bench.client.state(&unit).await?.as_str(), "inactive/dead")?;
+    same("start", bench.client.job("StartUnit", &unit).await?.as_str(), "done")?;
+    same("while running", bench.client.job("ReloadOrTryRestartUnit", &unit).await?.as_str(), "done")?;
+    same("state", bench.client.state(&unit).await?.as_str(), "active/running")
+}
+
 pub(super) async fn a_oneshot_that_works_is_dead_afterwards(bench: &mut Bench) -> Result<(), CheckError> {
     let unit = bench.unit("works.service", "[Service]\nType=oneshot\nExecStart=/bin/true\n").await?;
     same("result", bench.client.job("StartUnit", &unit).await?.as_str(), "done")?;
