@@ -13,7 +13,7 @@ use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
 use nap_model::plan::{Plan, Stage, plan};
 use nap_model::report::{Failure, Reason};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::context::{Context, config_of};
 use crate::progress::Progress;
@@ -33,7 +33,7 @@ pub(crate) struct Booted {
 pub(crate) async fn boot(context: &Context, progress: &Progress) -> Result<Booted, Failure> {
     let found = fetch(context, progress).await?;
     let config = config_of(&found)?;
-    progress.hide(config.bootstrap_token.as_ref());
+    progress.hide(config.secrets());
     let budget = config.boot.budget.saturating_sub(progress.elapsed());
     match tokio::time::timeout(budget, with_config(context, progress, &found, config)).await {
         Ok(result) => result,
@@ -69,14 +69,12 @@ async fn with_config(
     config: &NodeConfig,
 ) -> Result<Booted, Failure> {
     progress.enter("observe");
-    let mut facts = context.observe().await?;
+    let mut facts = context.observe(config).await?;
     context.add_instance(&mut facts, config).await;
 
     progress.enter("plan");
     let plan = plan(config, &facts)?;
-    for note in &plan.notes {
-        warn!("{note}");
-    }
+    plan.notes.iter().for_each(|note| progress.note(note.clone()));
 
     let journal =
         Journal::open(&context.root, &facts.boot_id, "boot").map_err(|error| step_failed("journal", &error))?;
@@ -172,6 +170,9 @@ impl Run<'_> {
     }
 
     fn count(&mut self, applied: nap_host::executor::Applied) {
+        for (step, why) in &applied.degraded {
+            self.progress.note(format!("going on without {step}: {why}"));
+        }
         self.changed += applied.changed.len();
         self.in_sync += applied.in_sync.len();
         self.degraded += applied.degraded.len();
@@ -224,7 +225,7 @@ pub(crate) async fn planned(context: &Context) -> Result<Plan, Failure> {
     let started = Instant::now();
     let found = context.look_for().await?;
     let config = config_of(&found)?;
-    let mut facts = context.observe().await?;
+    let mut facts = context.observe(config).await?;
     context.add_instance(&mut facts, config).await;
     let plan = plan(config, &facts)?;
     info!(took_ms = started.elapsed().as_millis(), steps = plan.steps().count(), "planned");

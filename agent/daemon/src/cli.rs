@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nap_host::imds;
+use nap_model::os::{DISTRIBUTIONS, Distribution};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -48,6 +49,9 @@ pub(crate) struct Common {
     /// Read the facts (JSON) from this file instead of observing the machine
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) facts: Option<PathBuf>,
+    /// Plan for a typical machine with this distribution, such as azurelinux-3, instead of observing one
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "facts", value_parser = distribution)]
+    pub(crate) os: Option<&'static Distribution>,
     /// For people or for programs
     #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
     pub(crate) output: Output,
@@ -114,6 +118,11 @@ impl Command {
     pub(crate) fn is_long_lived(&self) -> bool {
         matches!(self, Command::Boot { dry_run: false } | Command::Guard { .. })
     }
+}
+
+fn distribution(name: &str) -> Result<&'static Distribution, String> {
+    let names: Vec<_> = DISTRIBUTIONS.iter().map(|row| row.name).collect();
+    Distribution::named(name).ok_or_else(|| format!("want one of {}", names.join(", ")))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -10,6 +10,7 @@ use nap_host::sources::{self, Found, Reach};
 use nap_host::{chain, observe, persist};
 use nap_model::config::NodeConfig;
 use nap_model::facts::{Dmi, Facts, Instance};
+use nap_model::os::Distribution;
 use nap_model::report::{Failure, Reason};
 use tracing::{info, warn};
 
@@ -61,17 +62,18 @@ impl Context {
     }
 
     /// The facts, without IMDS'.
-    pub(crate) async fn observe(&self) -> Result<Facts, Failure> {
-        let observed = match &self.common.facts {
-            Some(path) => read_facts(path).map_err(|error| format!("{error:#}")),
-            None => observe::observe(&self.root).await.map_err(|error| chain(&error)),
+    pub(crate) async fn observe(&self, config: &NodeConfig) -> Result<Facts, Failure> {
+        let observed = match (&self.common.facts, self.common.os) {
+            (Some(path), _) => read_facts(path).map_err(|error| format!("{error:#}")),
+            (None, Some(os)) => Ok(typical_facts(os, config)),
+            (None, None) => observe::observe(&self.root).await.map_err(|error| chain(&error)),
         };
         observed.map_err(|message| Failure::new(Reason::StepFailed, "observe", message))
     }
 
     /// Adds what IMDS knows of this VM, unless the facts came from a file or IMDS is late.
     pub(crate) async fn add_instance(&self, facts: &mut Facts, config: &NodeConfig) {
-        if self.common.facts.is_some() {
+        if self.common.facts.is_some() || self.common.os.is_some() {
             return;
         }
         let answer = tokio::select! {
@@ -128,6 +130,13 @@ async fn can_do_without(config: &NodeConfig) {
         ticks.tick().await;
     }
     grace.await;
+}
+
+/// A machine with this distribution and the kubelet that the cluster wants.
+fn typical_facts(os: &Distribution, config: &NodeConfig) -> Facts {
+    let mut facts = os.typical_facts();
+    facts.programs.kubelet = Some(config.cluster.kubernetes_version);
+    facts
 }
 
 fn read_facts(path: &std::path::Path) -> anyhow::Result<Facts> {

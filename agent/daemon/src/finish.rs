@@ -5,10 +5,10 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use nap_host::root::Root;
 use nap_host::units::Units;
-use nap_host::{chain, cmd, observe, persist};
-use nap_model::report::{Failure, ProvisionReport, Timeline};
+use nap_host::{chain, channels, cmd, observe, persist};
+use nap_model::report::{Failure, GuestAgentEvent, KVP_KEY, ProvisionReport, Timeline, kvp_value};
 use tokio::time::timeout;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::boot::Booted;
 use crate::logging::{OUTCOME, Tail};
@@ -48,12 +48,11 @@ pub(crate) async fn finish(root: &Root, progress: &Progress, tail: &Tail, outcom
             for seen in &failure.evidence {
                 error!("seen: {seen}");
             }
-            let evidence: String =
-                failure.evidence.iter().take(8).map(|seen| format!("nap-agent:   seen: {seen}\n")).collect();
-            format!("nap-agent: BOOT FAILED {failure}\n{evidence}nap-agent:   do: {}\n", failure.reason.row().hint)
+            console_summary(failure)
         }
     };
     to_console(root, &line);
+    to_host(root, progress, &outcome);
     let mut report = ProvisionReport::new(
         outcome.as_ref().map(|_| ()),
         &timeline(root, progress).await,
@@ -61,10 +60,55 @@ pub(crate) async fn finish(root: &Root, progress: &Progress, tail: &Tail, outcom
     );
     report.boot_id = observe::boot_id(root).unwrap_or_default();
     report.stages = progress.stage_times();
+    report.notes = progress.notes();
     if let Err(error) = persist::write_report(root, &report) {
         error!(error = chain(&error), "cannot write the report");
     }
     outcome.err().map_or(0, |failure| failure.reason.exit_code())
+}
+
+/// Most lines of a failure on the console: two for what and what to do, the others for what was seen.
+const CONSOLE_LINES: usize = 10;
+
+/// Ten lines at most, each of them one line: Azure shows the end of the console as boot diagnostics.
+fn console_summary(failure: &Failure) -> String {
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut lines = vec![format!("nap-agent: BOOT FAILED {}", one_line(&failure.to_string()))];
+    let seen = failure.evidence.iter().take(CONSOLE_LINES - 2);
+    lines.extend(seen.map(|seen| format!("nap-agent:   seen: {}", one_line(seen))));
+    lines.push(format!("nap-agent:   do: {}", failure.reason.row().hint));
+    lines.join("\n") + "\n"
+}
+
+/// The guest agent and Hyper-V take the outcome out of the VM, whatever its network does.
+fn to_host(root: &Root, progress: &Progress, outcome: &Result<Booted, Failure>) {
+    let end = Timestamp::now();
+    let start = end - SignedDuration::try_from(progress.elapsed()).unwrap_or_default();
+    let mut events = stage_events(progress, start);
+    let text = format!("the node has registered after {:.1} s", progress.elapsed().as_secs_f32());
+    events.push(GuestAgentEvent::new("boot", start, end, outcome.as_ref().map(|_| text.as_str())));
+    if let Err(error) = channels::write_events(root, &events) {
+        warn!(error = chain(&error), "no events for the guest agent");
+    }
+    let vm_id = observe::dmi(root).map(|dmi| dmi.vm_id()).unwrap_or_default();
+    let agent = concat!("nap-agent/", env!("CARGO_PKG_VERSION"));
+    let value = kvp_value(outcome.as_ref().map(|_| ()), agent, &vm_id, end);
+    if let Err(error) = channels::set_kvp(root, KVP_KEY, &value) {
+        warn!(error = chain(&error), "no key-value pair for the host");
+    }
+}
+
+fn stage_events(progress: &Progress, start: Timestamp) -> Vec<GuestAgentEvent> {
+    let mut at = start;
+    let stages = progress.stage_times();
+    stages
+        .iter()
+        .map(|(stage, milliseconds)| {
+            let began = at;
+            at += SignedDuration::from_millis(milliseconds.parse().unwrap_or_default());
+            GuestAgentEvent::new(&format!("boot.{stage}"), began, at, Ok(&format!("{stage} in {milliseconds} ms")))
+        })
+        .collect()
 }
 
 /// The console outlives the network and the disk, and Azure shows it as boot diagnostics.

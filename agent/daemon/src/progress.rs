@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use nap_model::report::Failure;
 use nap_model::secret::{MASK, SecretString};
-use tracing::info;
+use tracing::{info, warn};
+
+/// Shorter texts are no secrets, in bytes: `msi` stands where a principal's secret would.
+const MIN_SECRET_BYTES: usize = 8;
 
 /// The boot's own clock.
 #[derive(Debug)]
@@ -13,11 +16,17 @@ pub(crate) struct Progress {
     started: Instant,
     stages: RefCell<Vec<(&'static str, Instant)>>,
     secrets: RefCell<Vec<SecretString>>,
+    notes: RefCell<Vec<String>>,
 }
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self { started: Instant::now(), stages: RefCell::default(), secrets: RefCell::default() }
+        Self {
+            started: Instant::now(),
+            stages: RefCell::default(),
+            secrets: RefCell::default(),
+            notes: RefCell::default(),
+        }
     }
 
     /// A stage begins.
@@ -51,9 +60,22 @@ impl Progress {
             .collect()
     }
 
+    /// Something that does not keep the node from coming up: for the log and the report.
+    pub(crate) fn note(&self, note: String) {
+        warn!("{note}");
+        self.notes.borrow_mut().push(note);
+    }
+
+    /// The notes so far.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        self.notes.borrow().iter().map(|note| self.scrub(note)).collect()
+    }
+
     /// From here on, this must not leave.
-    pub(crate) fn hide(&self, secret: Option<&SecretString>) {
-        self.secrets.borrow_mut().extend(secret.cloned());
+    pub(crate) fn hide<'s>(&self, secrets: impl IntoIterator<Item = &'s SecretString>) {
+        // A word that stands for "none" is no secret, and a short one would black out half the log.
+        let long = secrets.into_iter().filter(|secret| secret.reveal().len() >= MIN_SECRET_BYTES);
+        self.secrets.borrow_mut().extend(long.cloned());
     }
 
     /// A text from which every known secret is taken. By construction none is in it; programs we start may print anything.

@@ -4,6 +4,7 @@
 
 pub mod api;
 mod block;
+pub mod channels;
 pub mod checkpoint;
 pub mod cmd;
 pub mod executor;

@@ -288,6 +288,15 @@ impl Root {
         fd.map(File::from).map_err(|errno| failed("open", path, errno))
     }
 
+    /// The same for reading, too.
+    ///
+    /// # Errors
+    /// When it cannot be opened so.
+    pub(crate) fn open_both_ways(&self, path: &str, flags: OFlag) -> Result<File, FileError> {
+        let fd = self.resolve_with(path, OFlag::O_RDWR | flags, 0o600);
+        fd.map(File::from).map_err(|errno| failed("open", path, errno))
+    }
+
     /// Writes a text to a device that is there, such as the console.
     ///
     /// # Errors

@@ -78,6 +78,7 @@ mod tests {
 
     /// Host names elsewhere would be contacts that nobody can redirect.
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test that reads sources")]
     fn no_other_file_of_the_program_names_a_public_host() {
         let agent = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut found = Vec::new();

@@ -61,6 +61,14 @@ pub struct NodeConfig {
     pub boot: BootTimes,
 }
 
+impl NodeConfig {
+    /// Every secret in it, for those who must not let one out.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretString> {
+        let proxy = self.proxy.iter().flat_map(|proxy| [&proxy.http, &proxy.https]).flatten();
+        self.bootstrap_token.iter().chain([&self.cloud.client_secret]).chain(proxy)
+    }
+}
+
 /// The cluster to join.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cluster {

@@ -1,7 +1,11 @@
-//! What leaves the node when a boot ends: a stable reason, and `provision.json` as support tooling knows it.
+//! What leaves the node when a boot ends: a stable reason, and the forms in which each channel takes it.
 
+mod guest_agent;
+mod kvp;
 mod provision;
 mod reason;
 
+pub use guest_agent::{EVENTS_DIRECTORY, GuestAgentEvent};
+pub use kvp::{KVP_KEY, kvp_value};
 pub use provision::{ProvisionReport, Timeline};
 pub use reason::{Failure, REASONS, Reason, ReasonRow};

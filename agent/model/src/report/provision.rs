@@ -50,6 +50,9 @@ pub struct ProvisionReport {
     /// The boot this report is about, so that nobody takes yesterday's for today's. Ours.
     #[serde(default)]
     pub boot_id: String,
+    /// What did not keep the node from coming up and should be known all the same. Ours.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// Milliseconds that each stage took, in order. Ours.
     #[serde(default)]
     pub stages: Vec<(String, String)>,
@@ -121,6 +124,7 @@ impl ProvisionReport {
             step: failure.map(|failure| failure.step.clone()).unwrap_or_default(),
             hint: failure.map(|failure| failure.reason.row().hint.to_owned()).unwrap_or_default(),
             boot_id: String::new(),
+            notes: Vec::new(),
             stages: Vec::new(),
         }
     }
