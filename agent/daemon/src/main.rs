@@ -3,6 +3,7 @@
 mod boot;
 mod cli;
 mod context;
+mod drop_in;
 mod finish;
 mod guard;
 mod http;
@@ -24,11 +25,15 @@ use tracing::{error, info};
 
 use cli::{Cli, Command};
 use context::Context;
+use drop_in::Called;
 use logging::Tail;
 use progress::Progress;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match drop_in::translated(std::env::args_os().collect()) {
+        Called::With(arguments) => Cli::parse_from(arguments),
+        Called::NothingToDo(_) => return ExitCode::SUCCESS,
+    };
     let tail = logging::start(if cli.command.is_long_lived() { "info" } else { "warn" });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(cli, &tail)));
@@ -91,6 +96,8 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
 /// Boots, and writes the report whatever happens: also when systemd runs out of patience.
 async fn boot_and_report(context: &Context, tail: &Tail) -> anyhow::Result<u8> {
     let progress = Progress::new();
+    // Another boot's end is waited for: then almost everything is true already, and this one only says so.
+    let _alone = nap_host::alone::wait(&context.root).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let outcome = match persist::clear_report(&context.root) {
         Ok(()) => tokio::select! {

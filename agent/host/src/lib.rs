@@ -2,6 +2,7 @@
 //!
 //! The only crate with effects. What to do is decided in `nap-model`; here it is done, one kind of thing a file.
 
+pub mod alone;
 pub mod api;
 mod block;
 pub mod channels;
