@@ -140,7 +140,8 @@ impl ScratchRoot {
                 Want::Unit { name, .. } => {
                     state.insert((*name).to_owned(), self.describe(&format!("/run/nap-agent/stamps/{name}")));
                 }
-                Want::Module { .. } => {}
+                // Below a scratch root there is no kernel whose filter would be ours.
+                Want::Module { .. } | Want::PacketFilter { .. } => {}
             }
         }
         state

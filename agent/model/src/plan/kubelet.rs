@@ -226,7 +226,7 @@ pub fn node_name(config: &NodeConfig, facts: &Facts) -> Result<NodeName, Failure
 /// The IPv4 address from which the default route leaves. With none, the only address that IMDS knows; which of several NICs is
 /// the primary one IMDS does not say. An IPv6 one comes last: a router's advertisement may be here before the DHCP lease, and who
 /// comes first must not choose the node's address.
-fn node_address(facts: &Facts) -> Option<IpAddr> {
+pub(super) fn node_address(facts: &Facts) -> Option<IpAddr> {
     let of_instance = || {
         let interfaces = &facts.instance.as_ref()?.interfaces;
         (interfaces.len() == 1).then(|| interfaces.values().next()?.first().copied())?

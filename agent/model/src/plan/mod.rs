@@ -11,11 +11,13 @@ mod diff;
 mod kernel;
 mod kubelet;
 mod kubelet_gates;
+mod packet_filter;
 mod provider_id;
 mod resource;
 
 pub use diff::text_diff;
 pub use kubelet::{healthz_port, node_name};
+pub use packet_filter::{PACKET_FILTER_TABLE, packet_filter_rules};
 use provider_id::node_provider_id;
 pub use resource::{AbsPath, AbsPathError, Content, Digest, Plan, Readiness, Stage, Step, Want, When};
 
@@ -42,6 +44,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     refuse_missing_programs(facts, os)?;
     let kubelet = kubelet::Kubelet::new(config, facts, os)?;
     let containerd = containerd::Containerd::new(config, facts, os);
+    let filter = packet_filter::PacketFilter::new(config, facts);
     let directories = [kubelet.directories(), cni::directories(os), kernel::modules()].concat();
     let files = [
         kubelet.files(),
@@ -50,16 +53,17 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         cni::files(config.cni),
         cloud::files(&config.cloud),
         kernel::files(config),
+        filter.files(),
     ];
     Ok(Plan {
         stages: vec![
             Stage { name: "prepare", steps: directories },
             Stage { name: "files", steps: files.concat() },
-            Stage { name: "sysctls", steps: kernel::sysctls(config) },
+            Stage { name: "sysctls", steps: [kernel::sysctls(config), filter.loaded()].concat() },
             Stage { name: "containerd", steps: vec![containerd.running()] },
             Stage { name: "kubelet", steps: vec![kubelet.running()] },
         ],
-        notes: kubelet.notes,
+        notes: [kubelet.notes, filter.into_notes()].concat(),
     })
 }
 

@@ -55,6 +55,9 @@ fn golden(plan: &Plan) -> String {
                 Want::Absent { path } => writeln!(text, "absent {path}").unwrap(),
                 Want::Sysctl { key, value } => writeln!(text, "sysctl {key} = {value}").unwrap(),
                 Want::Module { name } => writeln!(text, "module {name}").unwrap(),
+                Want::PacketFilter { rules } => {
+                    writeln!(text, "packet filter {}, {} bytes", packet_filter_rules(), rules.len()).unwrap()
+                }
                 Want::Unit { name, readiness, .. } => writeln!(text, "unit {name} {readiness:?}").unwrap(),
             }
         }
@@ -99,7 +102,7 @@ fn step_ids_and_targets_are_unique() {
         assert_eq!(ids.len(), count, "{name}");
         let paths = plan.steps().filter_map(|step| match &step.want {
             Want::Directory { path, .. } | Want::File { path, .. } | Want::Absent { path } => Some(path),
-            Want::Sysctl { .. } | Want::Module { .. } | Want::Unit { .. } => None,
+            Want::Sysctl { .. } | Want::Module { .. } | Want::PacketFilter { .. } | Want::Unit { .. } => None,
         });
         let mut paths: Vec<_> = paths.collect();
         let count = paths.len();
