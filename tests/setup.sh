@@ -16,6 +16,8 @@ need cc gcc
 need /usr/include/stdio.h libc6-dev
 need pkg-config pkg-config
 need curl curl
+need nft nftables
+need ip iproute2
 pkg-config --exists libsystemd 2>/dev/null || missing="$missing libsystemd-dev"
 command -v cargo >/dev/null 2>&1 || {
     echo "setup.sh: no cargo; install Rust 1.95 or later (rustup reads rust-toolchain.toml)" >&2

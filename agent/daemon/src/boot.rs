@@ -194,6 +194,7 @@ impl Run<'_> {
                 StepError::File(_)
                 | StepError::Unit(_)
                 | StepError::Cmd(_)
+                | StepError::PacketFilter(_)
                 | StepError::NotTrue(_)
                 | StepError::NotInKernel(_),
                 _,

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use nap_host::executor::{Comparison, compare};
 use nap_host::sources::Found;
 use nap_host::{journal, observe, persist};
-use nap_model::plan::{Plan, Want};
+use nap_model::plan::{Plan, Want, packet_filter_rules};
 use nap_model::report::{Failure, REASONS, Reason};
 use serde_json::json;
 
@@ -75,6 +75,7 @@ fn target(want: &Want) -> String {
         Want::Reread { name, .. } => format!("{name} has read its files"),
         Want::Sysctl { key, value } => format!("{key} = {value}"),
         Want::Module { name } => format!("module {name}"),
+        Want::PacketFilter { rules } => format!("{} loaded, {} bytes", packet_filter_rules(), rules.len()),
         Want::Unit { name, readiness, .. } => format!("{name} {readiness:?}"),
     }
 }

@@ -16,9 +16,10 @@ use tracing::{debug, info, warn};
 
 use crate::cmd::CmdError;
 use crate::journal::{Event, Journal};
+use crate::packet_filter::PacketFilterError;
 use crate::root::{Entry, FileError, Kind, Root};
 use crate::units::{UnitError, Units};
-use crate::{block, chain, checkpoint, expiry, kernel, swap, trust_store};
+use crate::{block, chain, checkpoint, expiry, kernel, packet_filter, swap, trust_store};
 
 /// Directory of stamps: which inputs a running unit was started with. In `/run`, so a reboot forgets them with the units.
 const STAMPS: &str = "/run/nap-agent/stamps";
@@ -35,6 +36,9 @@ pub enum StepError {
     /// A program did not do it.
     #[error(transparent)]
     Cmd(#[from] CmdError),
+    /// The packet filter could not be loaded or looked at.
+    #[error(transparent)]
+    PacketFilter(#[from] PacketFilterError),
     /// The change succeeded and the check afterwards says it is not true.
     #[error("changed without an error, and still {0}")]
     NotTrue(String),
@@ -269,6 +273,7 @@ async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError
         Want::Enabled { name, enabled } => plain(enabled_difference(root, name, *enabled).await?),
         Want::Reread { name, files, inputs } => plain(reread_difference(root, name, files, inputs).await?),
         Want::Module { name } => plain((!kernel::has_module(root, name)?).then(|| format!("load {name}"))),
+        Want::PacketFilter { rules } => plain(packet_filter::difference(root, rules)?),
         Want::Unit { name, inputs, readiness } => plain(unit_difference(root, name, inputs, *readiness).await?),
     })
 }
@@ -410,6 +415,7 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
             let stamp = AbsPath::try_from(reread_stamp(name).as_str()).expect("unit names have no slash");
             blocking(root, move |root| root.write(&stamp, inputs.as_str().as_bytes(), 0o644)).await
         }
+        Want::PacketFilter { rules } => Ok(packet_filter::load(root, &rules).await?),
         Want::Module { name } => Ok(kernel::load_module(root, name).await?),
         Want::Directory { path, mode } => blocking(root, move |root| root.make_directory(&path, mode)).await,
         Want::File { path, mode, content } => {

@@ -17,6 +17,7 @@ pub mod logs;
 pub mod media;
 pub mod notify;
 pub mod observe;
+pub mod packet_filter;
 pub mod persist;
 pub mod private_socket;
 pub mod root;

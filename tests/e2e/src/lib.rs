@@ -201,7 +201,8 @@ impl ScratchRoot {
                     state.insert((*name).to_owned(), self.describe(&format!("/run/nap-agent/stamps/{name}")));
                 }
                 Want::NoExpiry { .. } => _ = state.insert("shadow".to_owned(), self.describe("/etc/shadow")),
-                Want::Reread { .. } | Want::Enabled { .. } | Want::Module { .. } => {}
+                // Below a scratch root there is no kernel whose filter would be ours.
+                Want::Reread { .. } | Want::Enabled { .. } | Want::Module { .. } | Want::PacketFilter { .. } => {}
             }
         }
         state

@@ -14,6 +14,7 @@ mod kernel;
 mod kubelet;
 mod kubelet_gates;
 mod network;
+mod packet_filter;
 mod provider_id;
 mod proxy;
 mod registries;
@@ -24,6 +25,7 @@ mod trust;
 pub use diff::text_diff;
 use kubelet::node_address;
 pub use kubelet::{healthz_port, node_name};
+pub use packet_filter::{PACKET_FILTER_TABLE, packet_filter_rules};
 use provider_id::node_provider_id;
 pub use resource::{AbsPath, AbsPathError, Content, Digest, Plan, Readiness, Stage, Step, Want, When};
 
@@ -56,6 +58,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     let shared: Vec<Step> = [proxy, trust].concat();
     let kubelet = kubelet::Kubelet::new(config, facts, os, &shared)?;
     let containerd = containerd::Containerd::new(config, facts, os, &shared, &mut notes);
+    let filter = packet_filter::PacketFilter::new(config, facts);
     let files = [
         kubelet.files(),
         containerd.files(),
@@ -67,6 +70,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         network::files(config, facts, os, &mut notes),
         registries::files(config),
         shared,
+        filter.files(),
     ];
     let units = [
         network::units(config, facts, os),
@@ -75,12 +79,17 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         gpu::units(config, facts),
     ];
     notes.extend(kubelet.notes.clone());
+    let packet_filter = filter.loaded();
+    notes.extend(filter.into_notes());
     Ok(Plan {
         stages: vec![
             Stage { name: "prepare", steps: [kubelet.directories(), cni::directories(os), kernel::modules()].concat() },
             Stage { name: "files", steps: files.concat() },
             Stage { name: "trust", steps: trust::store(config, os) },
-            Stage { name: "settings", steps: [kernel::sysctls(config), system::settings(config, os)].concat() },
+            Stage {
+                name: "settings",
+                steps: [kernel::sysctls(config), system::settings(config, os), packet_filter].concat(),
+            },
             Stage { name: "units", steps: units.concat() },
             Stage { name: "containerd", steps: vec![containerd.running()] },
             Stage { name: "kubelet", steps: vec![kubelet.running()] },

@@ -169,6 +169,11 @@ pub enum Want {
         /// Its name, with underscores.
         name: &'static str,
     },
+    /// Our table of the packet filter, loaded from the file that another step writes.
+    PacketFilter {
+        /// The whole text of that file.
+        rules: String,
+    },
     /// A systemd unit that runs with these inputs.
     Unit {
         /// Its name with suffix.
@@ -259,6 +264,21 @@ impl Digest {
             hash.update(text);
             hash.update([0]);
         }
+        Self::finish(hash)
+    }
+
+    /// The digest of byte strings, each by length and content, in this order.
+    pub fn of_parts(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            let part = part.as_ref();
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        Self::finish(hash)
+    }
+
+    fn finish(hash: Sha256) -> Self {
         Self(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 

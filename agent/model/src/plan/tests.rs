@@ -68,6 +68,9 @@ fn golden(plan: &Plan) -> String {
                 }
                 Want::Sysctl { key, value } => writeln!(text, "sysctl {key} = {value}").unwrap(),
                 Want::Module { name } => writeln!(text, "module {name}").unwrap(),
+                Want::PacketFilter { rules } => {
+                    writeln!(text, "packet filter {}, {} bytes", packet_filter_rules(), rules.len()).unwrap()
+                }
                 Want::Unit { name, readiness, .. } => writeln!(text, "unit {name} {readiness:?}").unwrap(),
             }
         }
@@ -120,6 +123,7 @@ fn step_ids_and_targets_are_unique() {
             Want::Sysctl { .. }
             | Want::Module { .. }
             | Want::Unit { .. }
+            | Want::PacketFilter { .. }
             | Want::TrustStore { .. }
             | Want::NoExpiry { .. }
             | Want::Enabled { .. }
