@@ -6,7 +6,7 @@ CARGO ?= cargo
 DENY_VERSION := 0.20.2
 PROGRAMS := --workspace --bins
 
-.PHONY: demo test check setup setup-vm build fmt clippy deny direction docs unit e2e vm bench bless release clean
+.PHONY: demo test check setup setup-vm build fmt clippy deny direction docs unit e2e vm resets bench bless release clean
 
 demo: setup
 	$(CARGO) build --quiet $(PROGRAMS)
@@ -50,6 +50,10 @@ e2e: build
 
 vm: build
 	$(CARGO) test --package nap-vm
+
+# Two hundred resets at random moments of a first boot: hours. Goes on where it was stopped.
+resets: setup setup-vm build
+	NAP_VM_RESETS=200 $(CARGO) test --package nap-vm resets -- --nocapture
 
 # Figures of the README: needs nothing but this machine.
 bench: setup

@@ -18,6 +18,8 @@ need pkg-config pkg-config
 need curl curl
 need nft nftables
 need ip iproute2
+need unshare util-linux
+need sysctl procps
 pkg-config --exists libsystemd 2>/dev/null || missing="$missing libsystemd-dev"
 command -v cargo >/dev/null 2>&1 || {
     echo "setup.sh: no cargo; install Rust 1.95 or later (rustup reads rust-toolchain.toml)" >&2

@@ -2,6 +2,8 @@
 //!
 //! Everything goes into files of systemd-networkd and systemd-resolved, which all our distributions have; netplan only writes such files.
 
+use std::net::IpAddr;
+
 use super::node_address;
 use super::resource::{AbsPath, Content, Digest, Step, Want, public_file};
 use crate::config::{NodeConfig, SecondaryNics};
@@ -56,7 +58,9 @@ fn search_domains(config: &NodeConfig) -> Vec<Step> {
 }
 
 fn hosts_entry(config: &NodeConfig, facts: &Facts, notes: &mut Vec<String>) -> Option<Step> {
-    if !config.network.private_api_server {
+    let server = &config.cluster.api_server;
+    // An address needs no entry.
+    if !config.network.private_api_server || server.host.parse::<IpAddr>().is_ok() {
         return None;
     }
     let of_tag = || facts.instance.as_ref()?.tag(API_SERVER_TAG)?.trim().parse().ok();
@@ -66,7 +70,7 @@ fn hosts_entry(config: &NodeConfig, facts: &Facts, notes: &mut Vec<String>) -> O
         ));
         return None;
     };
-    let lines = format!("{address} {}\n", config.cluster.api_server.host);
+    let lines = format!("{address} {}\n", server.host);
     let want = Want::Block { path: AbsPath::literal("/etc/hosts"), mode: 0o644, lines };
     Some(Step::new("network.api-server-address", "no DNS server here knows the private API server", want))
 }

@@ -29,6 +29,9 @@ pub(crate) const TOKEN_ID: &str = "napvm1";
 /// The API server's address as the guest sees it: it must lie in the guest's network (see `nap_vm::qemu`).
 pub(crate) const API_SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(168, 61, 0, 10), 443);
 
+/// Its name, which no DNS server knows.
+pub(crate) const API_SERVER_NAME: &str = "api.nap-vm.test";
+
 /// Every service outside the VM, each on a free port of the loopback interface.
 pub(crate) struct Azure {
     imds: Imds,
@@ -72,7 +75,12 @@ impl Azure {
 
     /// The NodeBootstrap of the node, with the pretend API server.
     pub(crate) fn bootstrap(&self) -> String {
-        bootstrap(&self.api.ca_pem(), KUBERNETES, "")
+        self.bootstrap_with("")
+    }
+
+    /// The same with more YAML behind it.
+    pub(crate) fn bootstrap_with(&self, more: &str) -> String {
+        bootstrap(&self.api.ca_pem(), KUBERNETES, more)
     }
 
     /// The Node as the API server has it, if it has one.
@@ -133,7 +141,7 @@ pub(crate) fn custom_data(bootstrap: &str) -> Vec<u8> {
 fn api_options() -> ApiOptions {
     let token = BootstrapToken::try_from(format!("{TOKEN_ID}.{TOKEN_SECRET}").as_str()).unwrap();
     ApiOptions {
-        names: vec![API_SERVER.ip().to_string()],
+        names: vec![API_SERVER.ip().to_string(), API_SERVER_NAME.to_owned()],
         bootstrap_tokens: vec![token],
         kubernetes_version: KUBERNETES.to_owned(),
         ..ApiOptions::default()

@@ -9,6 +9,8 @@ mod boot_fails;
 mod cluster;
 mod guest;
 mod node_boots;
+mod node_settings;
 mod real_cluster;
+mod resets;
 mod rig;
 mod secrets;

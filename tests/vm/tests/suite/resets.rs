@@ -1,0 +1,70 @@
+//! The reset button, pressed at any moment of a first boot: the next boot registers the node all the same.
+//!
+//! Ten times in every run. `NAP_VM_RESETS=200` (`make resets`) does more; what is done is in `target/vm/resets.done`, so that a run
+//! that was stopped goes on where it was, until that file is removed.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nap_vm::{Image, Vm, VmLock, VmOptions, artifact, workspace};
+
+use crate::azure::{Azure, VM_ID, custom_data};
+use crate::guest::{self, BOOT, json, note, told, wait_for_agent};
+
+const IN_CI: u32 = 10;
+
+/// From before the agent starts to after the node has registered, on a quiet machine.
+const MOMENTS: std::ops::Range<u64> = 12_000..42_000;
+
+#[test]
+fn a_reset_at_any_moment_of_the_first_boot_costs_only_that_boot() {
+    let wanted = std::env::var("NAP_VM_RESETS").ok().map(|count| count.parse().expect("NAP_VM_RESETS is a number"));
+    let first = wanted.map_or(0, |_| done());
+    let (mut lock, image) = (Some(VmLock::take().unwrap()), Image::build().unwrap());
+    for number in first..wanted.unwrap_or(IN_CI) {
+        let lock = lock.take().unwrap_or_else(|| VmLock::take().unwrap());
+        let moment = moment(number);
+        let state = reset_once(lock, &image, moment);
+        note(format_args!("reset {number} after {moment:?}, in the middle of: {state}; the next boot registered"));
+        if wanted.is_some() {
+            fs::write(done_file(), (number + 1).to_string()).unwrap();
+        }
+    }
+}
+
+/// Powers a fresh machine on, resets it after `moment`, and returns what the agent's journal says it had been doing.
+fn reset_once(lock: VmLock, image: &Image, moment: Duration) -> String {
+    let azure = Azure::start();
+    let mut options = VmOptions::new("resets", VM_ID);
+    options.overlay = guest::agent().unwrap().file("/opt/bin/kubelet", artifact("pretend-kubelet").unwrap(), 0o755);
+    options.disc = Some(azure.disc(Some(custom_data(&azure.bootstrap()))));
+    options.forwards = azure.forwards();
+    let mut vm = Vm::start_with(lock, image, &options).unwrap();
+    std::thread::sleep(moment); // not to wait for anything: the moment is what is tried
+    vm.reset(BOOT).unwrap();
+    assert_eq!(wait_for_agent(&mut vm), 0, "after a reset at {moment:?}");
+    assert_eq!(json(&mut vm, "/var/log/azure/aks/provision.json")["ExitCode"], "0", "after a reset at {moment:?}");
+    assert!(azure.node().is_some(), "the node is registered after a reset at {moment:?}");
+    told(&mut vm, "test ! -e /var/lib/kubelet/bootstrap-kubeconfig");
+    told(&mut vm, "nap-agent status");
+    let boot_id = vm.boot_id().expect("the shell answered").replace('-', "");
+    let journal = told(&mut vm, "cat /var/lib/nap-agent/journal.jsonl");
+    let lines = journal.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let of_first_boot = lines.filter(|line| line["bootId"].as_str().is_some_and(|id| id.replace('-', "") != boot_id));
+    of_first_boot.last().map_or("nothing yet".to_owned(), |line| format!("{} {}", line["step"], line["event"]))
+}
+
+/// Another moment for each number, the same in every run (a linear congruential generator; Knuth's numbers).
+fn moment(number: u32) -> Duration {
+    let random = (u64::from(number) + 1).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    Duration::from_millis(MOMENTS.start + (random >> 33) % (MOMENTS.end - MOMENTS.start))
+}
+
+fn done_file() -> PathBuf {
+    workspace().join("target/vm/resets.done")
+}
+
+fn done() -> u32 {
+    fs::read_to_string(done_file()).ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default()
+}
