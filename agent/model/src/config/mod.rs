@@ -1,9 +1,12 @@
 //! From raw bytes of each wire format to one [`NodeConfig`], or all the problems at once.
 
+mod aks_fields;
 mod aks_kubelet;
+mod aks_machine;
 mod aks_node_config;
 pub mod carrier;
 mod document;
+mod kubelet_flags;
 mod local_dns;
 mod machine;
 mod node_bootstrap;
