@@ -257,7 +257,8 @@ mod tests {
 
     #[test]
     fn texts_with_rules_keep_them() {
-        let rules: [(fn(&str) -> bool, &[&str], &[&str]); 8] = [
+        type Rule = fn(&str) -> bool;
+        let rules: [(Rule, &[&str], &[&str]); 8] = [
             (is_limit, &["1024", "1024:4096", "infinity", "64M"], &["", "x", "1:", "1 2", "-1"]),
             (is_domain, &["corp.example", "a"], &["", ".", "a..b", "a b", "-a"]),
             (is_cidr, &["10.0.0.0/16", "fd00::/108"], &["10.0.0.0", "10.0.0.0/33", "x/8", "10.0.0.0/-1"]),

@@ -171,12 +171,18 @@ fn says_nothing(value: &Value) -> bool {
 fn masked_field(field: Option<&Field>, value: &Value, naming: Naming) -> Value {
     match field {
         Some(field) if field.secret && !value.is_null() => json!(MASK),
-        // Nobody has told yet what is in there; mirrors and proxies come with passwords.
-        Some(Field { shape: Shape::Any, ignored: Some(_), .. }) => json!("(not acted on, not shown)"),
+        // Nobody has told what is in there; mirrors, proxies and archives come with passwords.
+        Some(field) if field.ignored.is_some() && (matches!(field.shape, Shape::Any) || holds_url(value)) => {
+            json!("(not acted on, not shown)")
+        }
         Some(field) => field.shape.masked(value, naming),
         // A field nobody knows might be a secret with a spelling mistake in its name.
         None => json!("(unknown field, not shown)"),
     }
+}
+
+fn holds_url(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.contains("://"))
 }
 
 fn object_schema(fields: &[Field]) -> Value {
@@ -441,6 +447,14 @@ mod tests {
             let shown = format!("{findings:?} {}", OUTER.masked(&wrong, Naming::Exact));
             assert!(!shown.contains("sesame"), "{shown}");
         }
+    }
+
+    #[test]
+    fn a_url_that_nobody_reads_is_not_shown() {
+        const OUTER: Shape = Shape::Object(&[field("mirror", Shape::Text, "Mirror.").ignored("it is an example")]);
+        let masked = OUTER.masked(&json!({"mirror": "curl https://u:sesame@mirror"}), Naming::Protobuf);
+        assert_eq!(masked, json!({"mirror": "(not acted on, not shown)"}));
+        assert_eq!(OUTER.masked(&json!({"mirror": "none"}), Naming::Protobuf), json!({"mirror": "none"}));
     }
 
     #[test]
