@@ -150,4 +150,6 @@ pub fn json_schema() -> Value {
 }
 
 #[cfg(test)]
+mod field_effects;
+#[cfg(test)]
 mod tests;
