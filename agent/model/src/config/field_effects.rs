@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::scriptless::{Meaning, ROWS};
+use super::script_variables::{Meaning, ROWS};
 use super::shape::{Field, Shape};
 use super::tests::{CA, aks_node_config, decoded, node_bootstrap};
 use super::{aks_node_config, node_bootstrap, problem};
@@ -313,6 +313,7 @@ fn script_table(page: &mut String, fields: &[(Leaf, String)]) {
         writeln!(page, "| `{}` | {field} | {} |", row.variable, cell(&effect)).unwrap();
     }
     page.push_str("| `CUSTOM_CA_CERT_0` and so on | `custom_ca_certs` | as that field |\n");
+    page.push_str("| `CSE_..._FILEPATH` |  | ignored: where AKS' scripts find each other |\n");
 }
 
 #[test]

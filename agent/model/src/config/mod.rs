@@ -15,6 +15,7 @@ mod node_config;
 pub mod ovf;
 pub mod problem;
 pub(crate) mod rules;
+mod script_variables;
 mod scriptless;
 pub mod shape;
 mod shell_words;

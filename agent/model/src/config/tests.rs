@@ -448,7 +448,7 @@ proptest::proptest! {
     fn no_script_makes_it_panic(text in "[A-Za-z0-9_=+$(){}<>'\"`\\\\;|&#., \n-]{0,120}") {
         let script = format!("KUBELET_FLAGS={text} API_SERVER_NAME={text}\n{text}");
         let _ = decode(script.as_bytes()); // only a panic would be wrong
-        for row in scriptless::ROWS {
+        for row in script_variables::ROWS {
             let _ = decode(format!("KUBELET_FLAGS= API_SERVER_NAME= {}='{}'", row.variable, text.replace('\'', "")).as_bytes());
         }
     }
