@@ -1,233 +1,35 @@
 //! AgentBaker's wire format, `AKSNodeConfig` v1: protobuf's JSON of `aksnodeconfig.v1.Configuration`.
 //!
-//! Names come in `snake_case` or `lowerCamelCase`, enumerations by name or number. Fields that this version does not act on
-//! are in the table all the same, so that they are told apart from spelling mistakes.
+//! Names come in `snake_case` or `lowerCamelCase`, enumerations by name or number. protobuf has no absence: an empty text,
+//! a zero and a `false` say nothing, unless the field is `optional`.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::aks_fields::{CLOUD_PROVIDER, CLUSTER, LOAD_BALANCER};
 use super::aks_kubelet::CONFIG_FILE;
+use super::aks_machine;
 use super::carrier::Format;
 use super::document::Checked;
-use super::machine::{Claims, Gpu, Network, OperatingSystem, Registries};
+use super::machine::Claims;
 use super::node_bootstrap::{refuse_crossed_thresholds, supported_version};
 use super::node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
 use super::problem::{Findings, quoted};
-use super::shape::Shape::{Any, Bool, Integer, List, Map as MapOf, Object, ProtobufEnum, Text, Word};
-use super::shape::{Field, Shape, field};
-use super::{rules, sysctls};
+use super::shape::Shape::Object;
+use super::{kubelet_flags, rules, sysctls};
 use crate::clouds;
 
-const INT32: Shape = Integer(i32::MIN as i64, i32::MAX as i64);
-
-/// The format as a table. Source of names: AgentBaker `aks-node-controller/proto/aksnodeconfig/v1`.
-pub(super) const SHAPE: Shape = Object(&[
-    field("version", Word(&["v0", "v1"]), "Version of the format.").required(),
-    field("api_server_config", Object(API_SERVER), "API server.").required(),
-    field("kubernetes_ca_cert", Text, "Cluster CA, base64 of PEM.").required(),
-    field("kubernetes_version", Text, "Version of kubelet.").required(),
-    field("bootstrapping_config", Object(BOOTSTRAPPING), "How the node gets its certificate."),
-    field("auth_config", Object(AUTH), "Identity."),
-    field("cluster_config", Object(CLUSTER), "Where in Azure the node is."),
-    field("kubelet_config", Object(KUBELET), "kubelet."),
-    field("network_config", Object(NETWORK), "Pod network."),
-    field("containerd_config", Any, "containerd package.").ignored("not read yet"),
-    field("custom_linux_os_config", Object(LINUX_OS), "Operating system."),
-    field("kube_binary_config", Object(KUBE_BINARY), "Binaries."),
-    field("custom_cloud_config", Object(CUSTOM_CLOUD), "Sovereign and custom clouds."),
-    field("cse_timeout", INT32, "Seconds for the whole boot; 900 when out of 1 to 21600."),
-    field("needs_cgroupv2", Bool, "cgroup v2; observed on the node instead.").ignored("not read yet"),
-    field("runc_config", Any, "runc package.").ignored("not read yet"),
-    field("custom_search_domain_config", Object(SEARCH_DOMAIN), "Search domain.").ignored("not read yet"),
-    field("http_proxy_config", Any, "HTTP proxy.").ignored("not read yet"),
-    field("gpu_config", Any, "GPU.").ignored("not read yet"),
-    field("kube_proxy_url", Text, "kube-proxy image.").ignored("not read yet"),
-    field("vm_size", Text, "VM size.").ignored("not read yet"),
-    field("linux_admin_username", Text, "Admin user.").ignored("not read yet"),
-    field("is_vhd", Bool, "Baked image.").ignored("not read yet"),
-    field("enable_ssh", Bool, "SSH.").ignored("not read yet"),
-    field("enable_unattended_upgrade", Bool, "Unattended upgrades.").ignored("not read yet"),
-    field("message_of_the_day", Text, "Message of the day.").ignored("not read yet"),
-    field("enable_hosts_config_agent", Bool, "Private cluster hosts.").ignored("not read yet"),
-    field("custom_ca_certs", List(&Text), "Custom CAs.").ignored("not read yet"),
-    field("provision_output", Text, "Unused by its owner, too.").ignored("not read yet"),
-    field(
-        "workload_runtime",
-        ProtobufEnum(&[("WORKLOAD_RUNTIME_UNSPECIFIED", 0), ("WORKLOAD_RUNTIME_OCI_CONTAINER", 1)]),
-        "Unused by its owner, too.",
-    )
-    .ignored("not read yet"),
-    field("ipv6_dual_stack_enabled", Bool, "Dual stack.").ignored("not read yet"),
-    field("outbound_command", Text, "A shell command; never run.").ignored("not read yet"),
-    field("azure_private_registry_server", Text, "Private registry.").ignored("not read yet"),
-    field("private_egress_proxy_address", Text, "Egress proxy.").ignored("not read yet"),
-    field("enable_artifact_streaming", Bool, "Artifact streaming.").ignored("not read yet"),
-    field("is_kata", Bool, "Kata.").ignored("not read yet"),
-    field("disable_custom_data", Bool, "Custom data.").ignored("not read yet"),
-    field("bootstrap_profile_container_registry_server", Text, "Network-isolated registry.").ignored("not read yet"),
-    field("imds_restriction_config", Any, "IMDS restriction.").ignored("not read yet"),
-    field("pre_provision_only", Bool, "First stage of two.").ignored("not read yet"),
-    field("local_dns_profile", Any, "LocalDNS.").ignored("not read yet"),
-    field("disable_pubkey_auth", Bool, "SSH public keys.").ignored("not read yet"),
-    field("service_account_image_pull_profile", Any, "Image pull identity.").ignored("not read yet"),
-    field("enabled_features", MapOf(&Text), "Feature flags of the launcher.").ignored("not read yet"),
-]);
-
-const API_SERVER: &[Field] = &[
-    field("api_server_name", Text, "DNS name or address.").required(),
-    field("api_server_public_key", Text, "Unused by kubelet.").ignored("not read yet"),
-];
-
-const AUTH_METHODS: Shape = ProtobufEnum(&[
-    ("BOOTSTRAPPING_AUTH_METHOD_UNSPECIFIED", 0),
-    ("BOOTSTRAPPING_AUTH_METHOD_BOOTSTRAP_TOKEN", 1),
-    ("BOOTSTRAPPING_AUTH_METHOD_SECURE_TLS_BOOTSTRAPPING", 2),
-    ("BOOTSTRAPPING_AUTH_METHOD_ARC_MSI", 3),
-    ("BOOTSTRAPPING_AUTH_METHOD_AZURE_MSI", 4),
-]);
-
-const BOOTSTRAPPING: &[Field] = &[
-    field("bootstrapping_auth_method", AUTH_METHODS, "Method; the token is used.").ignored("not read yet"),
-    field("cluster_join_method", Any, "Unused by its owner, too.").ignored("not read yet"),
-    field(
-        "tls_bootstrapping_token",
-        Shape::TextThat("a bootstrap token such as abcdef.0123456789abcdef", rules::is_bootstrap_token),
-        "Bootstrap token.",
-    )
-    .secret(),
-    field("secure_tls_bootstrapping_aad_resource", Text, "Secure TLS bootstrap.").ignored("not read yet"),
-    field("secure_tls_bootstrapping_user_assigned_identity_id", Text, "Secure TLS bootstrap.").ignored("not read yet"),
-    field("secure_tls_bootstrapping_custom_client_download_url", Text, "Secure TLS bootstrap.").ignored("not read yet"),
-    field("secure_tls_bootstrapping_validate_kubeconfig_timeout", Text, "Secure TLS bootstrap.")
-        .ignored("not read yet"),
-    field("secure_tls_bootstrapping_get_access_token_timeout", Text, "Secure TLS bootstrap.").ignored("not read yet"),
-    field("secure_tls_bootstrapping_get_instance_data_timeout", Text, "Secure TLS bootstrap.").ignored("not read yet"),
-    field("secure_tls_bootstrapping_get_nonce_timeout", Text, "Secure TLS bootstrap.").ignored("not read yet"),
-    field("secure_tls_bootstrapping_get_attested_data_timeout", Text, "Secure TLS bootstrap.").ignored("not read yet"),
-    field("secure_tls_bootstrapping_get_credential_timeout", Text, "Secure TLS bootstrap.").ignored("not read yet"),
-];
-
-const AUTH: &[Field] = &[
-    field("tenant_id", Text, "Entra tenant."),
-    field("subscription_id", Text, "Subscription."),
-    field("service_principal_id", Text, "Service principal, or msi."),
-    field("service_principal_secret", Text, "Its secret, base64.").secret(),
-    field("assigned_identity_id", Text, "Client id of the kubelet identity."),
-    field("use_managed_identity_extension", Bool, "Managed identity."),
-];
-
-const VM_TYPES: Shape = ProtobufEnum(&[("VM_TYPE_UNSPECIFIED", 0), ("VM_TYPE_STANDARD", 1), ("VM_TYPE_VMSS", 2)]);
-const LOAD_BALANCER_SKUS: Shape = ProtobufEnum(&[
-    ("LOAD_BALANCER_SKU_UNSPECIFIED", 0),
-    ("LOAD_BALANCER_SKU_BASIC", 1),
-    ("LOAD_BALANCER_SKU_STANDARD", 2),
-]);
-
-const CLUSTER: &[Field] = &[
-    field("resource_group", Text, "Resource group of the nodes."),
-    field("location", Text, "Region."),
-    field("vm_type", VM_TYPES, "Kind of VM."),
-    field("cluster_network_config", Object(CLUSTER_NETWORK), "Virtual network."),
-    field("load_balancer_config", Object(LOAD_BALANCER), "Load balancer."),
-    field("primary_availability_set", Text, "Availability set.").also("primaryAvailabilitySetName"),
-    field("primary_scale_set", Text, "Scale set.").also("primaryScaleSetName"),
-    field("use_instance_metadata", Bool, "Whether cloud drivers use IMDS.").also("useInstanceMetadata"),
-    field("cloud_provider_config", Object(CLOUD_PROVIDER), "Limits of the cloud drivers."),
-];
-
-const CLUSTER_NETWORK: &[Field] = &[
-    field("vnet_name", Text, "Virtual network."),
-    field("vnet_resource_group", Text, "Its resource group."),
-    field("subnet", Text, "Subnet."),
-    field("security_group_name", Text, "Network security group."),
-    field("route_table", Text, "Route table."),
-    field("core_dns_service_ip", Text, "Cluster DNS; 10.0.0.10 when absent."),
-];
-
-const LOAD_BALANCER: &[Field] = &[
-    field("load_balancer_sku", LOAD_BALANCER_SKUS, "Kind."),
-    field("exclude_master_from_standard_load_balancer", Bool, "Kept for azure.json.")
-        .also("excludeMasterFromStandardLB"),
-    field("max_load_balancer_rule_count", INT32, "Most rules.").also("maximumLoadBalancerRuleCount"),
-    field("disable_outbound_snat", Bool, "Outbound SNAT.").also("disableOutboundSNAT"),
-];
-
-const CLOUD_PROVIDER: &[Field] = &[
-    field("cloud_provider_backoff", Bool, "Back-off.").also("cloudProviderBackoff"),
-    field("cloud_provider_backoff_mode", Text, "Its mode.").also("cloudProviderBackoffMode"),
-    field("cloud_provider_backoff_retries", INT32, "Its retries.").also("cloudProviderBackoffRetries"),
-    field("cloud_provider_backoff_duration", INT32, "Its seconds.").also("cloudProviderBackoffDuration"),
-    field("cloud_provider_backoff_exponent", Any, "Only in mode v1.").ignored("not read yet"),
-    field("cloud_provider_backoff_jitter", Any, "Only in mode v1.").ignored("not read yet"),
-    field("cloud_provider_rate_limit", Bool, "Rate limit.").also("cloudProviderRateLimit"),
-    field("cloud_provider_rate_limit_qps", INT32, "Reads a second.").also("cloudProviderRateLimitQPS"),
-    field("cloud_provider_rate_limit_qps_write", INT32, "Writes a second.").also("cloudProviderRateLimitQPSWrite"),
-    field("cloud_provider_rate_limit_bucket", INT32, "Burst of reads.").also("cloudProviderRateLimitBucket"),
-    field("cloud_provider_rate_limit_bucket_write", INT32, "Burst of writes.")
-        .also("cloudProviderRateLimitBucketWrite"),
-];
-
-const KUBELET: &[Field] = &[
-    field("kubelet_flags", MapOf(&Text), "Flags, with their dashes."),
-    field("kubelet_node_labels", MapOf(&Text), "Labels."),
-    field("kubelet_config_file_config", Object(CONFIG_FILE), "Fields of KubeletConfiguration."),
-    field("enable_kubelet_config_file", Bool, "Whether those fields count."),
-    field("container_data_dir", Text, "containerd's root."),
-    field("kubelet_disk_type", Any, "Which disk kubelet uses.").ignored("not read yet"),
-    field("kubelet_client_key", Text, "Client key instead of a token.").secret().ignored("not read yet"),
-    field("kubelet_client_cert_content", Text, "Client certificate instead of a token.").ignored("not read yet"),
-];
-
-const NETWORK_PLUGINS: Shape = ProtobufEnum(&[
-    ("NETWORK_PLUGIN_UNSPECIFIED", 0),
-    ("NETWORK_PLUGIN_NONE", 1),
-    ("NETWORK_PLUGIN_AZURE", 2),
-    ("NETWORK_PLUGIN_KUBENET", 3),
-]);
-
-const NETWORK: &[Field] = &[
-    field("network_plugin", NETWORK_PLUGINS, "Whether the node writes the conflist."),
-    field("network_policy", Any, "Network policy.").ignored("not read yet"),
-    field("vnet_cni_plugins_url", Text, "Download.").ignored("not read yet"),
-    field("cni_plugins_url", Text, "Download.").ignored("not read yet"),
-    field("standard_secondary_nic_count", INT32, "More NICs.").ignored("not read yet"),
-];
-
-const LINUX_OS: &[Field] = &[
-    field("sysctl_config", Object(sysctls::PROTOBUF_FIELDS), "Kernel settings."),
-    field("ulimit_config", Any, "Limits of containerd.").ignored("not read yet"),
-    field("enable_swap_config", Bool, "Swap.").ignored("not read yet"),
-    field("swap_file_size", INT32, "Swap.").ignored("not read yet"),
-    field("transparent_hugepage_support", Text, "Transparent huge pages.").ignored("not read yet"),
-    field("transparent_defrag", Text, "Transparent huge pages.").ignored("not read yet"),
-];
-
-const KUBE_BINARY: &[Field] = &[
-    field("pod_infra_container_image_url", Text, "Image of the pause container."),
-    field("kube_binary_url", Text, "Download.").ignored("not read yet"),
-    field("custom_kube_binary_url", Text, "Download.").ignored("not read yet"),
-    field("private_kube_binary_url", Text, "Download.").ignored("not read yet"),
-    field("linux_credential_provider_url", Text, "Download.").ignored("not read yet"),
-];
-
-const CUSTOM_CLOUD: &[Field] = &[
-    field("custom_cloud_env_name", Text, "Name of a custom cloud.").ignored("not read yet"),
-    field("repo_depot_endpoint", Text, "Package mirror.").ignored("not read yet"),
-    field("custom_env_json_content", Text, "Endpoints.").ignored("not read yet"),
-    field("container_registry_dns_suffix", Text, "Registry suffix.").ignored("not read yet"),
-];
-
-const SEARCH_DOMAIN: &[Field] = &[
-    field("domain_name", Text, "Domain."),
-    field("realm_user", Text, "User that joins the realm."),
-    field("realm_password", Text, "Its password.").secret(),
-];
+pub(super) use super::aks_fields::SHAPE;
 
 /// What a checked document asks for. Problems go to `findings`; the result counts only when there are none.
 pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConfig> {
     let checked = Checked(document);
-    let cluster = cluster(checked, findings);
+    refuse_half_a_boot(checked, findings);
+    warn_of_other_methods(checked, findings);
+    let kubelet = kubelet(checked, findings);
+    let cluster = cluster(checked, &kubelet, findings);
     let flags_path = "kubelet_config.kubelet_flags";
     let taints = checked.texts(flags_path).filter(|(name, _)| name.trim_start_matches('-') == "register-with-taints");
     let taints = taints.flat_map(|(name, value)| {
@@ -244,35 +46,49 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         provider_id: None,
         labels: rules::labels(checked.texts(labels_path), labels_path, findings),
         taints: rules::taints(taints, findings),
-        kubelet: kubelet(checked, findings),
         cni: cni(checked, findings),
         containerd: Containerd {
             root: checked.text("kubelet_config.container_data_dir").map(str::to_owned),
-            sandbox_image: checked.text("kube_binary_config.pod_infra_container_image_url").map_or_else(
-                || clouds::pause_image(clouds::of_region(&checked.owned("cluster_config.location")).registry),
-                str::to_owned,
-            ),
+            sandbox_image: sandbox_image(checked, findings),
         },
         sysctls: sysctls::read(
             checked.object("custom_linux_os_config.sysctl_config"),
             "custom_linux_os_config.sysctl_config",
             findings,
         ),
+        // The format says nothing about what the VM must be.
         claims: Claims::default(),
-        os: OperatingSystem::default(),
-        network: Network::default(),
-        proxy: None,
-        trusted_certificates: Vec::new(),
-        local_dns: None,
-        gpu: Gpu::default(),
-        registries: Registries::default(),
+        os: aks_machine::os(checked, &kubelet.config, findings),
+        network: aks_machine::network(checked),
+        proxy: aks_machine::proxy(checked),
+        trusted_certificates: aks_machine::trusted_certificates(checked, findings),
+        local_dns: aks_machine::local_dns(checked, findings),
+        gpu: aks_machine::gpu(checked),
+        registries: aks_machine::registries(checked),
+        kubelet,
         cloud: cloud(checked, findings),
         boot: boot(checked, findings),
         cluster: cluster?,
     })
 }
 
-fn cluster(checked: Checked<'_>, findings: &mut Findings) -> Option<Cluster> {
+/// A first stage prepares the machine and leaves joining to a second one; nap-agent would join at once.
+fn refuse_half_a_boot(checked: Checked<'_>, findings: &mut Findings) {
+    if checked.flag("pre_provision_only") == Some(true) {
+        let wanted = "false: nap-agent boots a node in one stage, and its image builder prepares images";
+        findings.problem("pre_provision_only", "true", wanted);
+    }
+}
+
+fn warn_of_other_methods(checked: Checked<'_>, findings: &mut Findings) {
+    let path = "bootstrapping_config.bootstrapping_auth_method";
+    let method = checked.text(path).and_then(|method| method.strip_prefix("BOOTSTRAPPING_AUTH_METHOD_"));
+    if method.is_some_and(|method| !["UNSPECIFIED", "BOOTSTRAP_TOKEN"].contains(&method)) {
+        findings.warn(path, "other methods come in a later version; the bootstrap token is used");
+    }
+}
+
+fn cluster(checked: Checked<'_>, kubelet: &Kubelet, findings: &mut Findings) -> Option<Cluster> {
     let name = "api_server_config.api_server_name";
     let api_server = checked.text(name).and_then(|text| findings.parse::<ApiServer>(name, text));
     let version =
@@ -280,10 +96,11 @@ fn cluster(checked: Checked<'_>, findings: &mut Findings) -> Option<Cluster> {
     let ca_certificate =
         checked.text("kubernetes_ca_cert").map(|text| rules::certificates(text, "kubernetes_ca_cert", findings));
     let path = "cluster_config.cluster_network_config.core_dns_service_ip";
-    let dns = checked.text(path).unwrap_or("10.0.0.10");
-    if dns.parse::<std::net::IpAddr>().is_err() {
-        findings.problem(path, quoted(dns), "an IP address");
+    let given = checked.text(path);
+    if given.is_some_and(|dns| dns.parse::<IpAddr>().is_err()) {
+        findings.problem(path, quoted(given.unwrap_or_default()), "an IP address");
     }
+    let dns = given.or(cluster_dns(kubelet)).unwrap_or("10.0.0.10");
     Some(Cluster {
         api_server: api_server?,
         ca_certificate: ca_certificate?,
@@ -293,6 +110,18 @@ fn cluster(checked: Checked<'_>, findings: &mut Findings) -> Option<Cluster> {
     })
 }
 
+/// The cluster's DNS service as kubelet is told it. With LocalDNS kubelet is told the node's own link-local cache, which must
+/// not become its own upstream.
+fn cluster_dns(kubelet: &Kubelet) -> Option<&str> {
+    let first = kubelet.config.get("clusterDNS")?.as_array()?.first()?.as_str()?;
+    let is_service = match first.parse() {
+        Ok(IpAddr::V4(address)) => !address.is_link_local(),
+        Ok(IpAddr::V6(address)) => !address.is_unicast_link_local(),
+        Err(_) => false,
+    };
+    is_service.then_some(first)
+}
+
 fn kubelet(checked: Checked<'_>, findings: &mut Findings) -> Kubelet {
     let path = "kubelet_config.kubelet_config_file_config";
     let given = checked.at(path).filter(|_| checked.flag("kubelet_config.enable_kubelet_config_file") == Some(true));
@@ -300,11 +129,13 @@ fn kubelet(checked: Checked<'_>, findings: &mut Findings) -> Kubelet {
     let config = config.and_then(|config| config.as_object().cloned()).unwrap_or_default();
     let mut config = config;
     rules::kubelet_config(&mut config, path, findings);
-    refuse_crossed_thresholds(&config, path, findings);
     let flags = checked
         .texts("kubelet_config.kubelet_flags")
         .filter(|(name, _)| name.trim_start_matches('-') != "register-with-taints");
-    Kubelet { config, flags: rules::kubelet_flags(flags, "kubelet_config.kubelet_flags", findings), max_pods: None }
+    let paths = kubelet_flags::Paths { flags: "kubelet_config.kubelet_flags", config: path };
+    let flags = kubelet_flags::read(flags, paths, &mut config, findings);
+    refuse_crossed_thresholds(&config, path, findings);
+    Kubelet { config, flags, max_pods: None }
 }
 
 /// AgentBaker knows "azure" and "none"; which kind of none it is, the labels tell.
@@ -331,8 +162,10 @@ fn cloud(checked: Checked<'_>, findings: &mut Findings) -> Cloud {
     let location = checked.owned("cluster_config.location");
     let principal = checked.text("auth_config.service_principal_id");
     let network = |name: &str| checked.owned(&format!("cluster_config.cluster_network_config.{name}"));
+    let environment_document = environment_document(checked, findings);
     Cloud {
-        environment: clouds::of_region(&location).name.to_owned(),
+        environment: cloud_name(checked, &location).to_owned(),
+        environment_document,
         tenant_id: checked.owned("auth_config.tenant_id"),
         subscription_id: checked.owned("auth_config.subscription_id"),
         resource_group: checked.owned("cluster_config.resource_group"),
@@ -361,14 +194,64 @@ fn cloud(checked: Checked<'_>, findings: &mut Findings) -> Cloud {
 }
 
 fn principal_secret(checked: Checked<'_>, findings: &mut Findings) -> String {
-    use base64::Engine;
-    let path = "auth_config.service_principal_secret";
-    let Some(encoded) = checked.text(path) else { return "msi".to_owned() };
-    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).ok();
-    decoded.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_else(|| {
-        findings.problem(path, "a value that is not shown", "base64 of a text");
-        String::new()
-    })
+    rules::base64_text(checked, "auth_config.service_principal_secret", findings).unwrap_or_else(|| "msi".to_owned())
+}
+
+fn cloud_name(checked: Checked<'_>, location: &str) -> &'static str {
+    if is_custom_cloud(checked) { clouds::CUSTOM_CLOUD } else { clouds::of_region(location).name }
+}
+
+/// In a custom cloud only a registry of its own can have the image.
+fn sandbox_image(checked: Checked<'_>, findings: &mut Findings) -> String {
+    let path = "kube_binary_config.pod_infra_container_image_url";
+    let location = checked.owned("cluster_config.location");
+    let of_cloud = || clouds::named(cloud_name(checked, &location)).map(|cloud| cloud.registry);
+    let bootstrap = checked.text("bootstrap_profile_container_registry_server");
+    match (checked.text(path), of_cloud().or(bootstrap)) {
+        (Some(image), _) => image.to_owned(),
+        (None, Some(registry)) => clouds::pause_image(registry),
+        (None, None) => {
+            let wanted = "the image of the pause container, or bootstrap_profile_container_registry_server";
+            findings.problem(path, "nothing, in a custom cloud", wanted);
+            String::new()
+        }
+    }
+}
+
+/// Source: AgentBaker `getIsAksCustomCloud`.
+fn is_custom_cloud(checked: Checked<'_>) -> bool {
+    checked.text("custom_cloud_config.custom_cloud_env_name").is_some_and(|name| name.eq_ignore_ascii_case("akscustom"))
+}
+
+fn environment_document(checked: Checked<'_>, findings: &mut Findings) -> Option<Map<String, Value>> {
+    let path = "custom_cloud_config.custom_env_json_content";
+    let name = "custom_cloud_config.custom_cloud_env_name";
+    let is_custom = is_custom_cloud(checked);
+    if let Some(other) = checked.text(name).filter(|_| !is_custom) {
+        findings.warn(name, format!("{} is no custom cloud; the region tells the cloud", quoted(other)));
+    }
+    match checked.text(path) {
+        Some(_) if !is_custom => {
+            findings.warn(path, "not acted on: only a custom cloud has endpoints of its own");
+            None
+        }
+        Some(text) => {
+            let document = rules::json_object(text);
+            if document.is_none() {
+                findings.problem(
+                    path,
+                    format!("a text of {} characters", text.len()),
+                    "a JSON object, or base64 of one",
+                );
+            }
+            document
+        }
+        None if is_custom => {
+            findings.problem(path, "nothing", "the endpoints of the custom cloud beside its name");
+            None
+        }
+        None => None,
+    }
 }
 
 /// The fields that go into azure.json under the name that their rows give.

@@ -67,7 +67,7 @@ pub enum Format {
     /// AgentBaker's AKSNodeConfig v1 JSON.
     #[serde(rename = "AKSNodeConfig")]
     AksNodeConfig,
-    /// The scriptless shell script of karpenter-provider-azure; recognised, not read yet.
+    /// The scriptless shell script of karpenter-provider-azure and AgentBaker. Read, never run.
     ScriptlessScript,
 }
 
@@ -88,7 +88,7 @@ pub struct Document {
     pub carriers: Vec<Carrier>,
     /// What it is.
     pub format: Format,
-    /// Its content; `Null` for the scriptless script. Holds secrets.
+    /// Its content; for a script its text, and once decoded the AKSNodeConfig that it says. Holds secrets.
     pub value: Value,
 }
 
@@ -190,6 +190,10 @@ impl Opening {
                 if let Some(inner) = unbase64(text) {
                     return self.layer(&inner, &within(Carrier::Base64));
                 }
+                // AgentBaker's CSE command has no first line that says what it is.
+                if is_scriptless(text) {
+                    return self.script(text, carriers);
+                }
             }
             // Somebody else's file may look like ours; it counts only when ours is not beside it.
             Err(error) => _ = self.malformed.get_or_insert(error),
@@ -225,7 +229,7 @@ impl Opening {
         }
         if self.documents.len() == before && is_scriptless(script) {
             let (carriers, format) = (carriers.to_vec(), Format::ScriptlessScript);
-            self.documents.push(Document { carriers, format, value: Value::Null });
+            self.documents.push(Document { carriers, format, value: Value::from(script) });
         }
         Ok(())
     }
@@ -284,9 +288,14 @@ fn encoded_words(script: &str) -> impl Iterator<Item = &str> {
         .filter(|word| word.len() >= MIN_EMBEDDED_BASE64)
 }
 
-/// Karpenter's scriptless template always sets these.
+/// Karpenter's and AgentBaker's templates always set these, each at the start of a word.
 fn is_scriptless(script: &str) -> bool {
-    ["KUBELET_FLAGS=", "API_SERVER_NAME="].iter().all(|name| script.contains(name))
+    ["KUBELET_FLAGS=", "API_SERVER_NAME="].iter().all(|name| {
+        let before = |at: usize| script[..at].chars().next_back();
+        script
+            .match_indices(name)
+            .any(|(at, _)| before(at).is_none_or(|letter| letter.is_whitespace() || letter == ';'))
+    })
 }
 
 fn document(text: &str, carriers: &[Carrier]) -> Result<Option<Document>, CarrierError> {

@@ -151,6 +151,4 @@ impl Default for Gpu {
 pub struct Registries {
     /// Registry of a network-isolated cluster: host, or host and path, that stands for the cloud's public one.
     pub bootstrap: Option<String>,
-    /// Registry suffix of a custom cloud, such as `.azurecr.example`.
-    pub dns_suffix: Option<String>,
 }

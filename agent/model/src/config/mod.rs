@@ -1,9 +1,12 @@
 //! From raw bytes of each wire format to one [`NodeConfig`], or all the problems at once.
 
+mod aks_fields;
 mod aks_kubelet;
+mod aks_machine;
 mod aks_node_config;
 pub mod carrier;
 mod document;
+mod kubelet_flags;
 mod local_dns;
 mod machine;
 mod node_bootstrap;
@@ -12,7 +15,10 @@ mod node_config;
 pub mod ovf;
 pub mod problem;
 pub(crate) mod rules;
+mod script_variables;
+mod scriptless;
 pub mod shape;
+mod shell_words;
 mod sysctls;
 mod write_files;
 
@@ -64,7 +70,8 @@ impl Decoded {
         }
     }
 
-    /// The document without its bootstrap token, as it is kept on the node once the token has done its work.
+    /// The document without its bootstrap token, as it is kept on the node once the token has done its work. A script is
+    /// kept as the AKSNodeConfig that it says.
     pub fn without_token(&self) -> Value {
         let mut value = self.document.value.clone();
         for (section, names) in [
@@ -82,7 +89,8 @@ impl Decoded {
 
 /// Opens a custom data and reads the document in it.
 ///
-/// When there are several documents, the first NodeBootstrap counts, else the first AKSNodeConfig; the others are warnings.
+/// When there are several documents, the first NodeBootstrap counts, else the first AKSNodeConfig, else the first
+/// script; the others are a warning.
 ///
 /// # Errors
 /// When no document can be got out of its carriers. A document with mistakes in it is no error here: they are in
@@ -99,42 +107,39 @@ pub fn decode(custom_data: &[u8]) -> Result<Decoded, CarrierError> {
     Ok(decoded)
 }
 
-fn read(document: Document) -> Decoded {
+fn read(mut document: Document) -> Decoded {
+    let script = document.value.as_str().filter(|_| document.format == Format::ScriptlessScript);
+    let translated = script.map(scriptless::translate);
+    let is_script = translated.is_some();
     let mut findings = Findings::default();
-    let config = match format(document.format) {
-        Some((shape, naming, read)) => {
-            let canonical = shape.check(&document.value, naming, &mut findings);
-            read(&canonical, &mut findings)
-        }
-        None => {
-            findings.problem(
-                "",
-                "karpenter's scriptless script",
-                "a NodeBootstrap or an AKSNodeConfig; this version does not read the script",
-            );
-            None
-        }
-    };
-    let config = config.filter(|_| findings.problems.is_empty());
+    if let Some(translated) = translated {
+        (document.value, findings) = (translated.value, translated.findings);
+    }
+    let (shape, naming, read) = format(document.format);
+    let mut of_document = Findings::default();
+    let canonical = shape.check(&document.value, naming, &mut of_document);
+    let config = read(&canonical, &mut of_document);
+    findings.append(if is_script { scriptless::under_variables(of_document) } else { of_document });
+    let config =
+        config.filter(|_| findings.problems.is_empty()).map(|config| NodeConfig { format: document.format, ..config });
     Decoded { document, findings, config }
 }
 
 type Reader = fn(&Value, &mut Findings) -> Option<NodeConfig>;
 
-/// The wire formats that are read, one row each.
-fn format(format: Format) -> Option<(&'static Shape, Naming, Reader)> {
+/// The wire formats, one row each. A script is an AKSNodeConfig by now.
+fn format(format: Format) -> (&'static Shape, Naming, Reader) {
     match format {
-        Format::NodeBootstrap => Some((&node_bootstrap::SHAPE, Naming::Exact, node_bootstrap::read)),
-        Format::AksNodeConfig => Some((&aks_node_config::SHAPE, Naming::Protobuf, aks_node_config::read)),
-        Format::ScriptlessScript => None,
+        Format::NodeBootstrap => (&node_bootstrap::SHAPE, Naming::Exact, node_bootstrap::read),
+        Format::AksNodeConfig | Format::ScriptlessScript => {
+            (&aks_node_config::SHAPE, Naming::Protobuf, aks_node_config::read)
+        }
     }
 }
 
 fn masked(document: &Document) -> Value {
-    match format(document.format) {
-        Some((shape, naming, _)) => shape.masked(&document.value, naming),
-        None => Value::Null,
-    }
+    let (shape, naming, _) = format(document.format);
+    shape.masked(&document.value, naming)
 }
 
 /// JSON Schema 2020-12 of our own wire format.
@@ -145,5 +150,7 @@ pub fn json_schema() -> Value {
     schema
 }
 
+#[cfg(test)]
+mod field_effects;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use super::problem::{Findings, quoted};
 use super::rules;
 use super::shape::Shape::{Any, Bool, Integer, List, Map as MapOf, Object, Text, TextThat, Word};
 use super::shape::{Field, Shape, field};
-use super::{node_class, sysctls};
+use super::{kubelet_flags, node_class, sysctls};
 use crate::clouds;
 use crate::kubernetes::{KubernetesVersion, NodeName};
 
@@ -147,7 +147,8 @@ const REGISTRIES: &[Field] = &[
         "dnsSuffix",
         TextThat("a DNS suffix such as .azurecr.example", rules::is_suffix),
         "Registry suffix of a custom cloud.",
-    ),
+    )
+    .ignored("it is the credential provider's, which a later version configures"),
 ];
 
 const NODE: &[Field] = &[
@@ -170,7 +171,12 @@ const CONTAINERD: &[Field] = &[
 ];
 
 const CLOUD: &[Field] = &[
-    field("environment", Text, "Name of the Azure cloud; that of the region when absent."),
+    field(
+        "environment",
+        Text,
+        "Name of the Azure cloud; AzureStackCloud with a document of its endpoints, else that of the region, when absent.",
+    ),
+    field("environmentDocument", MapOf(&Any), "Endpoints of a custom cloud, as Azure's clients read them from a file."),
     field("tenantID", Text, "Entra tenant."),
     field("subscriptionID", Text, "Subscription."),
     field("resourceGroup", Text, "Resource group of the nodes."),
@@ -225,10 +231,7 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         trusted_certificates: trusted_certificates(checked, findings),
         local_dns: node_class::local_dns(checked, findings),
         gpu: node_class::gpu(checked),
-        registries: Registries {
-            bootstrap: checked.text("registries.bootstrap").map(str::to_owned),
-            dns_suffix: checked.text("registries.dnsSuffix").map(str::to_owned),
-        },
+        registries: Registries { bootstrap: checked.text("registries.bootstrap").map(str::to_owned) },
         cloud: cloud(checked),
         boot: boot(checked),
         cluster: cluster?,
@@ -327,8 +330,9 @@ fn kubelet(checked: Checked<'_>, findings: &mut Findings) -> Kubelet {
     rules::merge(&mut merged, &Value::Object(given));
     let mut config = merged.as_object().cloned().unwrap_or_default();
     rules::kubelet_config(&mut config, "node.kubeletConfig", findings);
+    let paths = kubelet_flags::Paths { flags: "node.kubeletFlags", config: "node.kubeletConfig" };
+    let flags = kubelet_flags::read(checked.texts("node.kubeletFlags"), paths, &mut config, findings);
     refuse_crossed_thresholds(&config, "nodeClass.kubelet", findings);
-    let flags = rules::kubelet_flags(checked.texts("node.kubeletFlags"), "node.kubeletFlags", findings);
     refuse_static_without_reservation(&config, &flags, findings);
     Kubelet { config, flags, max_pods: checked.number("nodeClass.maxPods").and_then(|pods| u32::try_from(pods).ok()) }
 }
@@ -343,11 +347,8 @@ fn refuse_static_without_reservation(
     let in_config = ["kubeReserved", "systemReserved"]
         .iter()
         .any(|name| config.get(*name).is_some_and(|reserved| reserved.get("cpu").is_some()));
-    let in_flags = ["kube-reserved", "system-reserved"]
-        .iter()
-        .any(|name| flags.get(*name).is_some_and(|reserved| reserved.contains("cpu=")));
     let listed = config.contains_key("reservedSystemCPUs") || flags.contains_key("reserved-cpus");
-    if is_static && !(in_config || in_flags || listed) {
+    if is_static && !(in_config || listed) {
         let wanted = "node.kubeletConfig.kubeReserved.cpu beside it: kubelet refuses static without reserved CPU";
         findings.problem("nodeClass.kubelet.cpuManagerPolicy", "\"static\"", wanted);
     }
@@ -382,8 +383,10 @@ fn cloud(checked: Checked<'_>) -> Cloud {
         checked.text(path).or(subnet.get(position).copied()).unwrap_or_default().to_owned()
     };
     let principal = checked.text("identity.servicePrincipalID");
+    let environment_document = checked.object("cloud.environmentDocument").cloned();
     Cloud {
         environment: environment(checked).to_owned(),
+        environment_document,
         tenant_id: checked.owned("cloud.tenantID"),
         subscription_id: checked.owned("cloud.subscriptionID"),
         resource_group: checked.owned("cloud.resourceGroup"),
@@ -404,8 +407,11 @@ fn cloud(checked: Checked<'_>) -> Cloud {
 }
 
 fn environment(checked: Checked<'_>) -> &str {
-    let of_region = || clouds::of_region(checked.text("cloud.location").unwrap_or_default()).name;
-    checked.text("cloud.environment").unwrap_or_else(of_region)
+    let derived = || match checked.object("cloud.environmentDocument") {
+        Some(_) => clouds::CUSTOM_CLOUD,
+        None => clouds::of_region(checked.text("cloud.location").unwrap_or_default()).name,
+    };
+    checked.text("cloud.environment").unwrap_or_else(derived)
 }
 
 /// In a cloud that is not in our table only its own registry can have the image.

@@ -183,6 +183,8 @@ pub struct Containerd {
 pub struct Cloud {
     /// `AzurePublicCloud` and the like.
     pub environment: String,
+    /// Endpoints of a custom cloud, as Azure's clients read them from a file; absent for the clouds that they know.
+    pub environment_document: Option<Map<String, Value>>,
     /// Entra tenant.
     pub tenant_id: String,
     /// Subscription.

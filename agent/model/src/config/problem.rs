@@ -34,7 +34,8 @@ pub struct Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.message)
+        let path = if self.path.is_empty() { "the document" } else { &self.path };
+        write!(f, "{path}: {}", self.message)
     }
 }
 
@@ -56,6 +57,12 @@ impl Findings {
     /// Adds a warning.
     pub fn warn(&mut self, path: &str, message: impl Into<String>) {
         self.warnings.push(Warning { path: path.to_owned(), message: message.into() });
+    }
+
+    /// Adds what another reading found.
+    pub fn append(&mut self, other: Findings) {
+        self.problems.extend(other.problems);
+        self.warnings.extend(other.warnings);
     }
 
     /// Runs a constructor that can fail, and turns its failure into a problem at `path`.

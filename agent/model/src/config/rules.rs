@@ -9,23 +9,13 @@ use jiff::Timestamp;
 
 use serde_json::{Map, Value};
 
-use super::problem::{Findings, entry, join, quoted};
+use super::document::Checked;
+use super::problem::{Findings, entry, join};
 use crate::facts::Certificate;
 use crate::kubernetes::{LabelKey, LabelValue, Taint, UNREGISTERED};
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
-
-/// Flags that this agent sets itself, from other fields of the configuration.
-const OWN_FLAGS: &[&str] = &[
-    "config",
-    "kubeconfig",
-    "bootstrap-kubeconfig",
-    "node-labels",
-    "register-with-taints",
-    "cert-dir",
-    "hostname-override",
-];
 
 pub(super) fn labels<'a>(
     entries: impl Iterator<Item = (&'a str, &'a str)>,
@@ -226,33 +216,26 @@ pub(crate) fn merge(base: &mut Value, over: &Value) {
     }
 }
 
-/// kubelet's flags, without their dashes and without those that this agent sets itself.
-pub(super) fn kubelet_flags<'a>(
-    entries: impl Iterator<Item = (&'a str, &'a str)>,
-    path: &str,
-    findings: &mut Findings,
-) -> BTreeMap<String, String> {
-    let mut flags = BTreeMap::new();
-    for (name, value) in entries {
-        let path = entry(path, name);
-        let name = name.trim_start_matches('-');
-        let is_name = !name.is_empty()
-            && name.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-');
-        // systemd splits $KUBELET_FLAGS at white space, so a value cannot hold any.
-        let is_value = !value
-            .chars()
-            .any(|letter| letter.is_whitespace() || letter.is_control() || matches!(letter, '"' | '\'' | '\\'));
-        if !is_name {
-            findings.problem(&path, quoted(name), "a flag's name, such as max-pods");
-        } else if !is_value {
-            findings.problem(&path, quoted(value), "a value without white space, quotes and backslashes");
-        } else if OWN_FLAGS.contains(&name) {
-            findings.warn(&path, "nap-agent sets this flag itself; ignored");
-        } else {
-            flags.insert(name.to_owned(), value.to_owned());
-        }
+/// A text that a format carries as base64; absent when empty.
+pub(super) fn base64_text(checked: Checked<'_>, path: &str, findings: &mut Findings) -> Option<String> {
+    let encoded = checked.text(path)?;
+    let text = unbase64_text(encoded);
+    if text.is_none() {
+        findings.problem(path, "a value that is not shown", "base64 of a text");
     }
-    flags
+    text.filter(|text| !text.is_empty())
+}
+
+pub(super) fn unbase64_text(encoded: &str) -> Option<String> {
+    let dense: String = encoded.split_ascii_whitespace().collect();
+    String::from_utf8(BASE64.decode(dense).ok()?).ok()
+}
+
+/// A JSON object, or base64 of one.
+pub(super) fn json_object(text: &str) -> Option<Map<String, Value>> {
+    let decoded = unbase64_text(text);
+    let json = decoded.as_deref().unwrap_or(text);
+    serde_json::from_str(json).ok()
 }
 
 #[cfg(test)]
@@ -293,8 +276,8 @@ mod tests {
 
     #[test]
     fn texts_with_rules_keep_them() {
-        type Row = (fn(&str) -> bool, &'static [&'static str], &'static [&'static str]);
-        let rules: [Row; 8] = [
+        type Rule = fn(&str) -> bool;
+        let rules: [(Rule, &[&str], &[&str]); 8] = [
             (is_limit, &["1024", "1024:4096", "infinity", "64M"], &["", "x", "1:", "1 2", "-1"]),
             (is_domain, &["corp.example", "a"], &["", ".", "a..b", "a b", "-a"]),
             (is_cidr, &["10.0.0.0/16", "fd00::/108"], &["10.0.0.0", "10.0.0.0/33", "x/8", "10.0.0.0/-1"]),
@@ -321,16 +304,5 @@ mod tests {
             taints([("a".to_owned(), UNREGISTERED), ("b".to_owned(), "x=y:NoSchedule")].into_iter(), &mut findings);
         let taints: Vec<_> = taints.iter().map(ToString::to_string).collect();
         assert_eq!(taints, [UNREGISTERED, "x=y:NoSchedule"]);
-    }
-
-    #[test]
-    fn flags_of_our_own_are_ignored_and_unsafe_ones_refused() {
-        let mut findings = Findings::default();
-        let given = [("--v", "4"), ("kubeconfig", "/x"), ("--a", "b c"), ("--A", "1")];
-        assert_eq!(
-            kubelet_flags(given.into_iter(), "flags", &mut findings),
-            BTreeMap::from([("v".into(), "4".into())])
-        );
-        assert_eq!((findings.problems.len(), findings.warnings.len()), (2, 1));
     }
 }

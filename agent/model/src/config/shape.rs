@@ -122,6 +122,11 @@ impl Shape {
         }
     }
 
+    /// protobuf has no absence: where a text belongs, an empty one stands for none.
+    fn is_no_text(&self, value: &Value) -> bool {
+        *value == json!("") && matches!(self, Shape::Text | Shape::TextThat(..) | Shape::Word(_))
+    }
+
     /// Whether a secret may be in there.
     fn holds_secret(&self) -> bool {
         match self {
@@ -151,15 +156,33 @@ impl Shape {
     }
 }
 
+/// Whether protobuf would have left this value out. What a provisioner spells out although it is off deserves no warning.
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) => false,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty() || text.ends_with("_UNSPECIFIED"),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.values().all(says_nothing),
+    }
+}
+
 fn masked_field(field: Option<&Field>, value: &Value, naming: Naming) -> Value {
     match field {
         Some(field) if field.secret && !value.is_null() => json!(MASK),
-        // Nobody has told yet what is in there; mirrors and proxies come with passwords.
-        Some(Field { shape: Shape::Any, ignored: Some(_), .. }) => json!("(not acted on, not shown)"),
+        // Nobody has told what is in there; mirrors, proxies and archives come with passwords.
+        Some(field) if field.ignored.is_some() && (matches!(field.shape, Shape::Any) || holds_url(value)) => {
+            json!("(not acted on, not shown)")
+        }
         Some(field) => field.shape.masked(value, naming),
         // A field nobody knows might be a secret with a spelling mistake in its name.
         None => json!("(unknown field, not shown)"),
     }
+}
+
+fn holds_url(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.contains("://"))
 }
 
 fn object_schema(fields: &[Field]) -> Value {
@@ -190,6 +213,20 @@ fn find<'f>(fields: &'f [Field], name: &str, naming: Naming) -> Option<&'f Field
 }
 
 impl Shape {
+    /// A value with every field under its first spelling; fields that nobody knows stay as they are.
+    pub fn under_first_names(&self, value: &Value) -> Value {
+        match (self, value) {
+            (Shape::Object(fields), Value::Object(object)) => {
+                let renamed = object.iter().map(|(name, value)| match find(fields, name, Naming::Protobuf) {
+                    Some(field) => (field.name.to_owned(), field.shape.under_first_names(value)),
+                    None => (name.clone(), value.clone()),
+                });
+                Value::Object(renamed.collect())
+            }
+            _ => value.clone(),
+        }
+    }
+
     /// A checked value with every field under its second spelling, where it has one.
     pub fn under_second_names(&self, value: &Value) -> Value {
         match (self, value) {
@@ -256,11 +293,11 @@ impl Check<'_> {
                 self.findings.warn(&path, "unknown field, ignored");
                 continue;
             };
-            // Both formats say: null is the same as absent.
-            if value.is_null() {
+            // Every format says: null is the same as absent.
+            if value.is_null() || (self.naming == Naming::Protobuf && field.shape.is_no_text(value)) {
                 continue;
             }
-            if let Some(why) = field.ignored {
+            if let Some(why) = field.ignored.filter(|_| self.naming == Naming::Exact || !says_nothing(value)) {
                 self.findings.warn(&path, format!("not acted on: {why}"));
             }
             if self.naming == Naming::Exact && field.name != name {
@@ -410,6 +447,14 @@ mod tests {
             let shown = format!("{findings:?} {}", OUTER.masked(&wrong, Naming::Exact));
             assert!(!shown.contains("sesame"), "{shown}");
         }
+    }
+
+    #[test]
+    fn a_url_that_nobody_reads_is_not_shown() {
+        const OUTER: Shape = Shape::Object(&[field("mirror", Shape::Text, "Mirror.").ignored("it is an example")]);
+        let masked = OUTER.masked(&json!({"mirror": "curl https://u:sesame@mirror"}), Naming::Protobuf);
+        assert_eq!(masked, json!({"mirror": "(not acted on, not shown)"}));
+        assert_eq!(OUTER.masked(&json!({"mirror": "none"}), Naming::Protobuf), json!({"mirror": "none"}));
     }
 
     #[test]

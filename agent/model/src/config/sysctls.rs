@@ -75,6 +75,11 @@ const ORDERED: &[(&str, &str)] = &[
     ("net.ipv4.neigh.default.gc_thresh2", "net.ipv4.neigh.default.gc_thresh3"),
 ];
 
+/// The name of a kernel setting in an AKSNodeConfig.
+pub(super) fn protobuf_field(key: &str) -> Option<&'static str> {
+    KEYS.iter().find(|(field, kernel)| *kernel == key && field.contains('_')).map(|(field, _)| *field)
+}
+
 /// The kernel's keys and values of a checked `sysctls` object at `path`.
 pub(super) fn read(
     object: Option<&Map<String, Value>>,

@@ -1,13 +1,20 @@
-//! Both wire formats, from text to [`NodeConfig`].
+//! The wire formats, from text to [`NodeConfig`].
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 
 use super::*;
 
-const CA: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1BQT0KLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo=";
+pub(super) const CA: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1BQT0KLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo=";
+
+/// A certificate authority that is one, in base64 as every format takes it.
+pub(super) fn authority() -> String {
+    BASE64.encode(include_str!("../../testdata/certificates/example-root-ca.pem"))
+}
 const TOKEN: &str = "abcdef.0123456789abcdef";
 
-fn node_bootstrap() -> Value {
+pub(super) fn node_bootstrap() -> Value {
     json!({
         "apiVersion": "nap-agent/v1",
         "cluster": {"apiServer": "api.example.com", "caCertificate": CA, "kubernetesVersion": "1.34.2"},
@@ -18,7 +25,7 @@ fn node_bootstrap() -> Value {
     })
 }
 
-fn aks_node_config() -> Value {
+pub(super) fn aks_node_config() -> Value {
     json!({
         "version": "v1",
         "kubernetes_version": "1.34.2",
@@ -35,7 +42,7 @@ fn aks_node_config() -> Value {
     })
 }
 
-fn decoded(value: &Value) -> Decoded {
+pub(super) fn decoded(value: &Value) -> Decoded {
     decode(value.to_string().as_bytes()).unwrap()
 }
 
@@ -158,16 +165,303 @@ fn an_aks_node_config_that_passes_kubelet_fields_keeps_kubelets_names() {
 }
 
 #[test]
-fn an_unknown_format_version_and_the_script_are_problems() {
+fn an_unknown_format_version_is_a_problem() {
     assert_eq!(
         problems(&json!({"version": "v2", "kubelet_config": {}}))[0],
         "version: found \"v2\", want one of v0, v1"
     );
-    let script = decode(b"#!/bin/bash\nKUBELET_FLAGS=\nAPI_SERVER_NAME=\n").unwrap();
-    assert_eq!(script.findings.problems.len(), 1);
+}
+
+#[test]
+fn an_aks_node_config_asks_of_the_machine_what_a_node_bootstrap_asks() {
+    let mut ours = node_bootstrap();
+    ours["os"] = json!({
+        "messageOfTheDay": "hi", "ssh": {"enabled": false, "publicKeys": false}, "adminUser": "azureuser",
+        "unattendedUpgrades": true, "ulimits": {"noFile": "1024", "maxLockedMemory": "infinity"},
+    });
+    ours["nodeClass"] = json!({
+        "kubelet": {"failSwapOn": false},
+        "linuxOSConfig": {"swapFileSize": "1500Mi", "transparentHugePageEnabled": "madvise", "transparentHugePageDefrag": "defer"},
+        "localDNS": {"mode": "Required"},
+        "gpu": {"mode": "None"},
+    });
+    ours["network"]["searchDomains"] = json!(["corp.example"]);
+    ours["network"]["privateAPIServer"] = json!(true);
+    ours["network"]["dualStack"] = json!(true);
+    ours["network"]["restrictIMDS"] = json!(true);
+    ours["proxy"] = json!({"http": "http://u:p@proxy:1", "noProxy": ["a", "b"], "caCertificate": authority()});
+    ours["registries"] = json!({"bootstrap": "x.azurecr.io", "dnsSuffix": ".azurecr.example"});
+    ours["cloud"]["environmentDocument"] = json!({"name": "akscustom"});
+    let mut theirs = aks_node_config();
+    for (name, value) in [
+        ("message_of_the_day", json!("aGk=")),
+        ("enable_ssh", json!(false)),
+        ("disable_pubkey_auth", json!(true)),
+        ("linux_admin_username", json!("azureuser")),
+        ("enable_unattended_upgrade", json!(true)),
+        ("ipv6_dual_stack_enabled", json!(true)),
+        ("enable_hosts_config_agent", json!(true)),
+        ("imds_restriction_config", json!({"enable_imds_restriction": true})),
+        ("custom_search_domain_config", json!({"domain_name": "corp.example"})),
+        ("local_dns_profile", json!({"enable_local_dns": true})),
+        ("gpu_config", json!({})),
+        ("bootstrap_profile_container_registry_server", json!("x.azurecr.io")),
+        (
+            "http_proxy_config",
+            json!({"http_proxy": "http://u:p@proxy:1", "https_proxy": "", "no_proxy_entries": ["a", "b"], "proxy_trusted_ca": authority()}),
+        ),
+        (
+            "custom_linux_os_config",
+            json!({
+                "enable_swap_config": true, "swap_file_size": 1500,
+                "transparent_hugepage_support": "madvise", "transparent_defrag": "defer",
+                "ulimit_config": {"no_file": "1024", "max_locked_memory": "infinity"},
+            }),
+        ),
+        (
+            "custom_cloud_config",
+            json!({
+                "custom_cloud_env_name": "AKSCustom", "container_registry_dns_suffix": ".azurecr.example",
+                "custom_env_json_content": "eyJuYW1lIjoiYWtzY3VzdG9tIn0=",
+            }),
+        ),
+    ] {
+        theirs[name] = value;
+    }
+    theirs["kubelet_config"]["kubelet_flags"]["--fail-swap-on"] = json!("false");
+    assert_eq!((problems(&ours), problems(&theirs)), (vec![], vec![]));
+    let ours = decoded(&ours).config.unwrap();
+    let theirs = decoded(&theirs).config.unwrap();
+    let theirs = NodeConfig { format: ours.format, labels: ours.labels.clone(), boot: ours.boot, ..theirs };
+    assert_eq!(ours, theirs);
+}
+
+#[test]
+fn zones_and_limits_of_local_dns_are_read() {
+    let mut value = aks_node_config();
+    let zone = json!({"query_logging": "Log", "protocol": "ForceTCP", "serve_stale": "Disable", "cache_duration_in_seconds": 60, "max_concurrent": 5});
+    value["local_dns_profile"] = json!({
+        "enable_local_dns": true, "cpu_limit_in_milli_cores": 1500, "memory_limit_in_mb": 64,
+        "vnet_dns_overrides": {".": zone, "cluster.local": {}}, "kube_dns_overrides": {},
+    });
+    let local_dns = decoded(&value).config.unwrap().local_dns.unwrap();
+    assert_eq!((local_dns.cpu_percent, local_dns.memory_mb), (150, 64));
+    let root = &local_dns.node_zones[0];
+    assert_eq!((root.log_queries, root.max_concurrent, root.cache_for.as_secs()), (true, 5, 60));
+    value["local_dns_profile"]["vnet_dns_overrides"]["-"] = json!({});
+    assert_eq!(
+        problems(&value),
+        ["local_dns_profile.vnet_dns_overrides[\"-\"]: found \"-\", want a DNS zone such as . or example.com"]
+    );
+}
+
+#[test]
+fn what_an_aks_node_config_cannot_mean_is_a_problem() {
+    for (path, value, wanted) in [
+        ("pre_provision_only", json!(true), "pre_provision_only"),
+        ("message_of_the_day", json!("!"), "message_of_the_day"),
+        (
+            "custom_cloud_config",
+            json!({"custom_cloud_env_name": "akscustom"}),
+            "custom_cloud_config.custom_env_json_content",
+        ),
+        (
+            "custom_cloud_config",
+            json!({"custom_cloud_env_name": "akscustom", "custom_env_json_content": "[]"}),
+            "custom_cloud_config.custom_env_json_content",
+        ),
+        (
+            "custom_linux_os_config",
+            json!({"enable_swap_config": true, "swap_file_size": 1}),
+            "custom_linux_os_config.swap_file_size",
+        ),
+        ("http_proxy_config", json!({"http_proxy": "u:sesame@proxy"}), "http_proxy_config.http_proxy"),
+    ] {
+        let mut document = aks_node_config();
+        document[path] = value;
+        document["kube_binary_config"] = json!({"pod_infra_container_image_url": "registry.example/pause:1"});
+        let decoded = decoded(&document);
+        let paths: Vec<_> = decoded.findings.problems.iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(paths, [wanted]);
+        assert!(!format!("{:?}", decoded.findings).contains("sesame"));
+    }
+}
+
+#[test]
+fn what_protobuf_would_leave_out_is_left_alone() {
+    let mut value = aks_node_config();
+    let quiet = decoded(&value);
+    for name in [
+        "linux_admin_username",
+        "message_of_the_day",
+        "bootstrap_profile_container_registry_server",
+        "outbound_command",
+    ] {
+        value[name] = json!("");
+    }
+    value["bootstrapping_config"]["tls_bootstrapping_token"] = json!("");
+    value["enable_artifact_streaming"] = json!(false);
+    value["containerd_config"] = json!({"containerd_version": ""});
+    value["custom_cloud_config"] = json!({"custom_env_json_content": "", "container_registry_dns_suffix": ""});
+    let decoded = decoded(&value);
+    assert_eq!(decoded.findings, quiet.findings);
+    assert_eq!(decoded.config.unwrap(), NodeConfig { bootstrap_token: None, ..quiet.config.unwrap() });
+}
+
+#[test]
+fn local_dns_does_not_become_its_own_upstream() {
+    for (flag, wanted) in [("10.1.0.10", "10.1.0.10"), ("169.254.10.11", "10.0.0.10")] {
+        let mut value = aks_node_config();
+        value["kubelet_config"]["kubelet_flags"]["--cluster-dns"] = json!(flag);
+        assert_eq!(
+            decoded(&value).config.unwrap().cluster.dns_service_ips,
+            [wanted.parse::<std::net::IpAddr>().unwrap()]
+        );
+    }
+}
+
+/// The shape of what karpenter-provider-azure sends, in our own words.
+fn script() -> String {
+    include_str!("../../testdata/scriptless.sh").replace("CERTIFICATES", CA).replace("TOKEN_VALUE", TOKEN)
+}
+
+fn read_script(script: &str) -> Decoded {
+    let decoded = decode(script.as_bytes()).unwrap();
+    assert_eq!(decoded.document.format, Format::ScriptlessScript);
+    decoded
+}
+
+#[test]
+fn the_script_describes_the_same_node() {
+    let script = read_script(&script());
+    assert_eq!(script.findings.problems, []);
+    let ours = decoded(&node_bootstrap()).config.unwrap();
+    let mut theirs = script.config.unwrap();
+    theirs.format = ours.format;
+    theirs.labels.retain(|key, _| key.as_str() == "a");
+    assert_eq!(theirs.kubelet.config["maxPods"], 110);
+    assert_eq!(theirs.kubelet.config["evictionHard"]["nodefs.available"], "10%");
+    assert_eq!(theirs.sysctls["vm.swappiness"], "10");
+    assert_eq!((theirs.gpu.driver, theirs.os.admin_user.take().as_deref()), (true, Some("azureuser")));
+    assert_eq!(theirs.boot.budget.as_secs(), 720);
+    let cloud = Cloud { more: Default::default(), use_managed_identity: true, ..theirs.cloud.clone() };
+    assert_eq!(
+        (cloud.vnet_name.as_str(), theirs.cloud.more["maximumLoadBalancerRuleCount"].as_i64()),
+        ("vnet", Some(250))
+    );
+    let os = OperatingSystem { unattended_upgrades: None, ..theirs.os.clone() };
+    let ours_cloud = Cloud { vnet_name: "vnet".into(), subnet_name: "subnet".into(), ..ours.cloud.clone() };
+    let ours = NodeConfig {
+        kubelet: theirs.kubelet.clone(),
+        sysctls: theirs.sysctls.clone(),
+        gpu: theirs.gpu.clone(),
+        cloud: ours_cloud,
+        ..ours
+    };
+    assert_eq!(ours, NodeConfig { cloud, os, ..theirs });
+}
+
+#[test]
+fn a_cse_command_is_the_same_on_one_line() {
+    let mut line = script().lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join(" ");
+    line.insert_str(0, "PROVISION_OUTPUT=\"/x\"; ");
+    assert_eq!(read_script(&line).config, read_script(&script()).config);
+}
+
+#[test]
+fn a_scripts_findings_name_its_variables() {
+    let script = script()
+        .replace("API_SERVER_NAME=api.example.com", "API_SERVER_NAME=$(hostname)")
+        .replace("KUBERNETES_VERSION=1.34.2", "")
+        .replace("--max-pods=110", "--max-pods=many")
+        .replace(
+            "CSE_TIMEOUT=15m",
+            "CSE_TIMEOUT=soon SURPRISE=open-sesame IS_KATA=true\nif true; then LOCATION=x; fi\nopen-sesame",
+        );
+    let found = read_script(&script).findings;
+    let mut problems: Vec<_> = found.problems.iter().map(ToString::to_string).collect();
+    problems.sort();
+    assert_eq!(
+        problems,
+        [
+            "API_SERVER_NAME: found a value in line 11 that a shell would have to expand, want the value itself: a script is read, not run",
+            "API_SERVER_NAME: found nothing, want an object",
+            "CSE_TIMEOUT: found \"soon\", want seconds, or a duration such as 15m",
+            "KUBELET_FLAGS[\"--max-pods\"]: found \"many\", want a whole number",
+            "KUBERNETES_VERSION: found nothing, want a text",
+        ]
+    );
+    let warnings = found.warnings.iter().map(|warning| warning.path.as_str());
+    for name in ["SURPRISE", "IS_KATA", "LOCATION", "OUTBOUND_COMMAND", "KUBELET_FLAGS[\"--eviction-hard\"]", ""] {
+        assert!(warnings.clone().any(|path| path == name), "{name} in {:?}", found.warnings);
+    }
+    assert!(!format!("{found:?}").contains("open-sesame"));
+}
+
+#[test]
+fn a_scripts_secrets_are_neither_shown_nor_kept() {
+    let script = format!(
+        "{}KUBELET_CLIENT_CONTENT=b3Blbi1zZXNhbWU= HTTP_PROXY_URLS=http://u:open-sesame@proxy:1\n\
+         CUSTOM_SEARCH_REALM_PASSWORD='open-sesame' SERVICE_PRINCIPAL_FILE_CONTENT=b3Blbi1zZXNhbWU= NEW_SECRET=open-sesame\n",
+        script()
+    );
+    let decoded = read_script(&script);
+    assert_eq!(decoded.findings.problems, []);
+    let shown = format!("{} {decoded:?}", serde_json::to_string(&decoded.shown()).unwrap());
+    for secret in [TOKEN, "open-sesame", "b3Blbi1zZXNhbWU="] {
+        assert!(!shown.contains(secret), "{secret} in {shown}");
+    }
+    let kept = decoded.without_token();
+    assert!(!kept.to_string().contains(TOKEN));
+    let again = self::decoded(&kept).config.unwrap();
+    assert_eq!(again, NodeConfig { format: Format::AksNodeConfig, bootstrap_token: None, ..decoded.config.unwrap() });
+}
+
+#[test]
+fn switches_of_a_script_that_are_off_switch_off() {
+    let with = |switch: &str| {
+        let script = format!(
+            "{}THP_ENABLED=always CUSTOM_CA_CERT_1={} CONTAINERD_ULIMITS=\"[Service]\nLimitNOFILE=1024 LimitMEMLOCK=2048\"\n\
+             HTTPS_PROXY_URLS=http://p:1 NO_PROXY_URLS=a,b\n\
+             SHOULD_CONFIG_TRANSPARENT_HUGE_PAGE={switch} SHOULD_CONFIGURE_CUSTOM_CA_TRUST={switch} \
+             SHOULD_CONFIG_CONTAINERD_ULIMITS={switch} SHOULD_CONFIGURE_HTTP_PROXY={switch}\n",
+            script(),
+            authority()
+        );
+        read_script(&script).config.unwrap()
+    };
+    let (on, off, plain) = (with("true"), with("false"), read_script(&script()).config.unwrap());
+    assert_eq!(off, plain);
+    assert_eq!(on.os.huge_pages.enabled.as_deref(), Some("always"));
+    assert_eq!(
+        (on.os.ulimits.no_file.as_deref(), on.os.ulimits.max_locked_memory.as_deref()),
+        (Some("1024"), Some("2048"))
+    );
+    assert_eq!((on.trusted_certificates.len(), on.proxy.unwrap().no_proxy.len()), (1, 2));
+}
+
+#[test]
+fn an_aks_node_config_beside_a_script_wins() {
+    use base64::Engine;
+    let encoded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let boothook = format!(
+        "#cloud-boothook\n#!/bin/bash\necho {} | base64 -d > /a.sh\necho {} | base64 -d > /b.json\n",
+        encoded(&script()),
+        encoded(&aks_node_config().to_string())
+    );
+    assert_eq!(decode(boothook.as_bytes()).unwrap().document.format, Format::AksNodeConfig);
 }
 
 proptest::proptest! {
+    #[test]
+    fn no_script_makes_it_panic(text in "[A-Za-z0-9_=+$(){}<>'\"`\\\\;|&#., \n-]{0,120}") {
+        let script = format!("KUBELET_FLAGS={text} API_SERVER_NAME={text}\n{text}");
+        let _ = decode(script.as_bytes()); // only a panic would be wrong
+        for row in script_variables::ROWS {
+            let _ = decode(format!("KUBELET_FLAGS= API_SERVER_NAME= {}='{}'", row.variable, text.replace('\'', "")).as_bytes());
+        }
+    }
+
     #[test]
     fn no_document_makes_it_panic(field in "[a-zA-Z_.]{1,20}", text in ".{0,40}", number in proptest::num::i64::ANY) {
         for mut value in [node_bootstrap(), aks_node_config()] {
@@ -181,143 +475,5 @@ proptest::proptest! {
                 value[&key] = old;
             }
         }
-    }
-}
-
-/// Every field that is not marked as not acted on must change something: what is parsed is used.
-mod every_field_counts {
-    use super::super::shape::Field;
-    use super::*;
-    use crate::facts::{Facts, Gpu, Instance, Trust};
-    use crate::os::{DEVICE_PLUGIN_UNIT, NVIDIA_RUNTIME};
-    use crate::plan::plan;
-
-    const CERTIFICATE: &str = include_str!("../../testdata/certificates/example-root-ca.pem");
-
-    /// Values for texts that have rules beyond their shape.
-    const TEXTS: &[(&str, &str)] = &[
-        ("cluster.apiServer", "other.example.com"),
-        ("api_server_config.api_server_name", "other.example.com"),
-        ("cluster.dnsServiceIP", "10.9.9.9"),
-        ("cluster_config.cluster_network_config.core_dns_service_ip", "10.9.9.9"),
-        ("cluster.kubernetesVersion", "1.35.1"),
-        ("kubernetes_version", "1.35.1"),
-        ("identity.bootstrapToken", "zzzzzz.0123456789abcdef"),
-        ("bootstrapping_config.tls_bootstrapping_token", "zzzzzz.0123456789abcdef"),
-        ("containerd.root", "/elsewhere"),
-        ("kubelet_config.container_data_dir", "/elsewhere"),
-        ("nodeClass.kubelet.cpuCFSQuotaPeriod", "50ms"),
-        ("nodeClass.kubelet.containerLogMaxSize", "7Mi"),
-        ("nodeClass.linuxOSConfig.sysctls.netIPv4IPLocalPortRange", "2000 50000"),
-        ("custom_linux_os_config.sysctl_config.net_ipv4_ip_local_port_range", "2000 50000"),
-        ("auth_config.service_principal_secret", "b3RoZXI="),
-        ("cluster_config.location", "chinaeast2"),
-        ("containerd.sandboxImage", "registry.example/pause:1"),
-        ("cluster.serviceCIDRs", "10.77.0.0/16"),
-        ("network.searchDomains", "corp.example"),
-        ("network.apiServerAddress", "10.7.7.7"),
-        ("network.secondaryNICs", "000D3A999999"),
-        ("os.ulimits.noFile", "4711"),
-        ("os.ulimits.maxLockedMemory", "4711"),
-        ("proxy.http", "http://other:1"),
-        ("proxy.https", "http://other:1"),
-        ("trust.certificates", CERTIFICATE),
-        ("proxy.caCertificate", CERTIFICATE),
-        ("registries.bootstrap", "other.example"),
-        ("registries.dnsSuffix", ".registry.example"),
-        ("nodeClass.linuxOSConfig.swapFileSize", "8Mi"),
-        (
-            "nodeClass.vnetSubnetID",
-            "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/v/subnets/n",
-        ),
-    ];
-
-    /// Fields whose only other value means the same, or which say what the document is.
-    const NO_OTHER_VALUE: &[&str] = &["apiVersion", "kind", "version", "kubelet_config.enable_kubelet_config_file"];
-
-    fn values(path: &str, shape: &Shape) -> Vec<Value> {
-        let text = TEXTS.iter().find(|(known, _)| *known == path).map_or("other", |(_, text)| text);
-        match shape {
-            Shape::Object(_) => panic!("{path} is no leaf"),
-            Shape::Map(inner) => values(path, inner).into_iter().map(|value| json!({"example": value})).collect(),
-            Shape::List(_) if path.ends_with("aints") => vec![json!([format!("{text}:NoSchedule")])],
-            Shape::List(inner) => values(path, inner).into_iter().map(|value| json!([value])).collect(),
-            Shape::Text | Shape::TextThat(..) => vec![json!(text)],
-            Shape::Word(words) => words.iter().map(|word| json!(word)).collect(),
-            Shape::Integer(min, max) => vec![json!(min), json!(600.clamp(*min, *max)), json!(max)],
-            Shape::Bool => vec![json!(true), json!(false)],
-            Shape::ProtobufEnum(rows) => rows.iter().map(|(name, _)| json!(name)).collect(),
-            Shape::Any => vec![json!({"k": "v"})],
-        }
-    }
-
-    fn leaves(fields: &'static [Field], path: &str, found: &mut Vec<(String, &'static Shape)>) {
-        for field in fields.iter().filter(|field| field.why_ignored().is_none()) {
-            let path = problem::join(path, field.name);
-            match &field.shape {
-                Shape::Object(fields) => leaves(fields, &path, found),
-                shape => found.push((path, shape)),
-            }
-        }
-    }
-
-    fn with(document: &Value, path: &str, value: Value) -> Value {
-        let mut document = document.clone();
-        let place = path.split('.').fold(&mut document, |value, name| &mut value[name]);
-        *place = value;
-        document
-    }
-
-    /// A machine on which every question about it has an answer.
-    fn facts() -> Facts {
-        let mut facts: Facts = serde_json::from_str(include_str!("../../testdata/ubuntu-2404.json")).unwrap();
-        facts.programs.kubelet = "1.36.2".try_into().ok();
-        facts.trust = Trust::default();
-        facts.gpu = Some(Gpu { devices: 1, module: Some("1.2".into()), library: Some("1.2".into()) });
-        facts.present.extend([NVIDIA_RUNTIME, DEVICE_PLUGIN_UNIT].map(str::to_owned));
-        facts.instance = facts.instance.map(|instance| Instance { vtpm: None, ..instance });
-        facts
-    }
-
-    /// What a document leads to: a plan, or a refusal, which is an effect as well.
-    fn outcome(document: &Value) -> String {
-        let decoded = decoded(document);
-        let Some(config) = decoded.config else { return format!("{:?}", decoded.findings.problems) };
-        let plan = plan(&config, &facts()).unwrap();
-        let revealed: String = plan
-            .steps()
-            .map(|step| match &step.want {
-                crate::plan::Want::File { content, .. } => content.reveal().to_owned(),
-                other => format!("{other:?}"),
-            })
-            .collect();
-        format!("{revealed} {:?} {:?}", config.boot, plan.notes)
-    }
-
-    fn check(shape: &'static Shape, base: &Value) {
-        let Shape::Object(fields) = shape else { panic!("a document is an object") };
-        let mut found = Vec::new();
-        leaves(fields, "", &mut found);
-        assert!(found.len() > 50, "{} leaves", found.len());
-        let without = outcome(base);
-        for (path, shape) in found {
-            let other = values(&path, shape).into_iter().map(|value| outcome(&with(base, &path, value)));
-            let changes = other.filter(|outcome| *outcome != without).count();
-            assert!(changes > 0 || NO_OTHER_VALUE.contains(&path.as_str()), "{path}: no value changes anything");
-        }
-    }
-
-    #[test]
-    fn of_a_node_bootstrap() {
-        let mut base = node_bootstrap();
-        base["proxy"] = json!({"http": "http://proxy:1"});
-        check(&node_bootstrap::SHAPE, &base);
-    }
-
-    #[test]
-    fn of_an_aks_node_config() {
-        let mut base = aks_node_config();
-        base["kubelet_config"]["enable_kubelet_config_file"] = json!(true);
-        check(&aks_node_config::SHAPE, &base);
     }
 }

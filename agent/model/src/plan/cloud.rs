@@ -3,13 +3,27 @@
 
 use serde_json::{Value, json};
 
-use super::resource::{Step, secret_file};
+use super::resource::{Step, public_file, secret_file};
 use crate::config::Cloud;
+
+/// Source: karpenter-provider-azure designs/0004; go-autorest, `EnvironmentFromFile`.
+const ENVIRONMENT: &str = "/etc/kubernetes/AzureStackCloud.json";
 
 pub(super) fn files(cloud: &Cloud) -> Vec<Step> {
     let text = format!("{:#}\n", azure_json(cloud));
     let why = "the credential provider and storage drivers find their cloud and identity here";
-    vec![Step::new("cloud.azure-json", why, secret_file("/etc/kubernetes/azure.json", text))]
+    let mut steps = vec![Step::new("cloud.azure-json", why, secret_file("/etc/kubernetes/azure.json", text))];
+    if let Some(document) = &cloud.environment_document {
+        let text = format!("{:#}\n", Value::Object(document.clone()));
+        let why = "drivers and the credential provider find the endpoints of a cloud here that they do not know";
+        steps.push(Step::new("cloud.environment", why, public_file(ENVIRONMENT, text)));
+    }
+    steps
+}
+
+/// Where a cloud's endpoints are, for kubelet's environment; nothing for a cloud that everybody knows.
+pub(super) fn environment_variable(cloud: &Cloud) -> Option<String> {
+    cloud.environment_document.as_ref().map(|_| format!("AZURE_ENVIRONMENT_FILEPATH={ENVIRONMENT}\n"))
 }
 
 fn azure_json(cloud: &Cloud) -> Value {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::credentials::{self, BOOTSTRAP_KUBECONFIG, CA, KUBECONFIG};
 use super::resource::{AbsPath, Content, Digest, Readiness, Step, Want, directory, public_file};
-use super::{cni, kubelet_gates, node_provider_id};
+use super::{cloud, cni, kubelet_gates, node_provider_id};
 use crate::config::NodeConfig;
 use crate::config::rules::merge;
 use crate::facts::Facts;
@@ -41,6 +41,8 @@ pub(super) struct Kubelet {
     config: Map<String, Value>,
     flags: Vec<String>,
     labels: String,
+    /// Variable that names the cloud's endpoints, with its line's end; empty for a cloud that everybody knows.
+    cloud: String,
     pub(super) notes: Vec<String>,
 }
 
@@ -64,6 +66,7 @@ impl Kubelet {
             config: configuration(config, os, version, &mut notes),
             flags: flags(config, facts, version, &mut notes)?,
             labels: labels(config),
+            cloud: cloud::environment_variable(&config.cloud).unwrap_or_default(),
             notes,
         })
     }
@@ -80,8 +83,12 @@ impl Kubelet {
     }
 
     pub(super) fn files(&self) -> Vec<Step> {
-        let environment =
-            format!("KUBELET_NODE_LABELS=\"{}\"\nKUBELET_FLAGS=\"{}\"\n", self.labels, self.flags.join(" "));
+        let environment = format!(
+            "KUBELET_NODE_LABELS=\"{}\"\nKUBELET_FLAGS=\"{}\"\n{}",
+            self.labels,
+            self.flags.join(" "),
+            self.cloud
+        );
         let mut steps = vec![
             Step::new("kubelet.config", "what kubelet does", public_file(CONFIG, pretty(&self.config))),
             Step::new("kubelet.environment", "what only a flag can say", private_file(ENVIRONMENT, environment)),

@@ -57,7 +57,8 @@ fn reset_once(lock: VmLock, image: &Image, moment: Duration) -> String {
 
 /// Another moment for each number, the same in every run (a linear congruential generator; Knuth's numbers).
 fn moment(number: u32) -> Duration {
-    let random = (u64::from(number) + 1).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    let random =
+        (u64::from(number) + 1).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     Duration::from_millis(MOMENTS.start + (random >> 33) % (MOMENTS.end - MOMENTS.start))
 }
 
