@@ -11,6 +11,7 @@ mod diff;
 mod kernel;
 mod kubelet;
 mod kubelet_gates;
+mod kubelet_names;
 mod provider_id;
 mod resource;
 
@@ -74,5 +75,7 @@ fn refuse_missing_programs(facts: &Facts, os: &Distribution) -> Result<(), Failu
     }
 }
 
+#[cfg(test)]
+mod matrix;
 #[cfg(test)]
 mod tests;
