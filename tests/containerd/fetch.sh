@@ -1,5 +1,5 @@
 #!/bin/sh
-# Unpacks containerd 1.6, 1.7 and 2 of Debian, with the C library they were linked to, below target/containerd-SERIES/.
+# Unpacks Debian's containerd 1.6, 1.7 and 2 below target/containerd-SERIES/, for the tests that ask a real one.
 # Nothing is installed; what is there is kept. No address is written down: the mirror is the one that apt here knows.
 set -eu
 
@@ -18,14 +18,11 @@ fetch() { # fetch SERIES SUITE
         apt-get --quiet --quiet -o APT::Sandbox::User=root -o Dir::Etc::SourceList="$work/sources.list" \
             -o Dir::Etc::SourceParts=- -o Dir::State::Lists="$work/lists" -o Dir::Cache="$work/cache" "$@"
     }
-    if apt update && (cd "$work/debs" && apt download containerd libc6); then
-        for deb in "$work"/debs/*.deb; do
-            case $deb in
-                */containerd_$1.*) dpkg-deb -x "$deb" "$work/root" ;;
-                */libc6_*) dpkg-deb -x "$deb" "$work/root" ;;
-                *) echo "fetch.sh: Debian $2 has $(basename "$deb"), not containerd $1" >&2 ;;
-            esac
-        done
+    if apt update && (cd "$work/debs" && apt download containerd); then
+        case $(echo "$work"/debs/*.deb) in
+            */containerd_"$1".*) dpkg-deb -x "$work"/debs/*.deb "$work/root" ;;
+            *) echo "fetch.sh: Debian $2 has $(ls "$work/debs"), not containerd $1" >&2 ;;
+        esac
     fi
     if [ -x "$work/root/usr/bin/containerd" ]; then
         mkdir -p "$target"

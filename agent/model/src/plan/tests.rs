@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::*;
 use crate::config::carrier::Format;
 use crate::config::decode;
+use crate::kubernetes::KubernetesVersion;
 
 /// A scenario: `NAME.config` (a wire document) and `facts.json` below `agent/model/testdata`.
 const SCENARIOS: &[(&str, &str, &str)] = &[
@@ -196,6 +197,11 @@ fn a_machine_that_cannot_become_the_node_is_refused() {
     let mut without = facts.clone();
     without.programs.containerd = None;
     assert_eq!(reason(&config, &without), Reason::ContainerdBinaryMissing);
+    let mut old = facts.clone();
+    old.programs.containerd = KubernetesVersion::try_from("1.5.18").ok();
+    let failure = plan(&config, &old).unwrap_err();
+    assert_eq!(failure.reason, Reason::ContainerdBinaryMissing);
+    assert_eq!(failure.message, "/usr/bin/containerd is 1.5.18; no kubelet works with one before 1.6");
     let without = NodeConfig { bootstrap_token: None, ..config };
     assert_eq!(reason(&without, &facts), Reason::BootstrapCredentialMissing);
 }
