@@ -6,7 +6,7 @@ CARGO ?= cargo
 DENY_VERSION := 0.20.2
 PROGRAMS := --workspace --bins
 
-.PHONY: demo test check setup setup-vm build fmt clippy deny direction docs unit e2e vm resets bench bless release clean
+.PHONY: demo test check setup setup-vm setup-containerd build fmt clippy deny direction docs unit e2e vm resets bench bless release clean
 
 demo: setup
 	$(CARGO) build --quiet $(PROGRAMS)
@@ -15,13 +15,16 @@ demo: setup
 check: setup fmt clippy direction
 	$(CARGO) test --quiet --package nap-model --package nap-host --package nap-agent --package nap-image-builder
 
-test: setup setup-vm fmt clippy direction deny docs build unit e2e vm
+test: setup setup-vm setup-containerd fmt clippy direction deny docs build unit e2e vm
 
 setup:
 	@tests/setup.sh
 
 setup-vm:
 	@tests/vm/setup.sh
+
+setup-containerd:
+	@tests/containerd/fetch.sh
 
 build:
 	$(CARGO) build $(PROGRAMS)

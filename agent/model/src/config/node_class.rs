@@ -242,10 +242,6 @@ fn zone_of(zone: Checked<'_>, path: &str, findings: &mut Findings) -> local_dns:
 /// Fields of KubeletConfiguration that the class sets.
 pub(super) fn kubelet(checked: Checked<'_>, findings: &mut Findings) -> Map<String, Value> {
     let mut config = checked.object("nodeClass.kubelet").cloned().unwrap_or_default();
-    // kubelet refuses a period other than 100ms without its feature gate.
-    if config.get("cpuCFSQuotaPeriod").is_some_and(|period| period != "100ms") {
-        config.insert("featureGates".to_owned(), json!({"CustomCPUCFSQuotaPeriod": true}));
-    }
     clamp_to_int32(&mut config, "podPidsLimit", findings);
     config
 }

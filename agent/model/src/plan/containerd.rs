@@ -13,6 +13,13 @@ const CONFIG: &str = "/etc/containerd/config.toml";
 /// AKS' address of containerd's metrics. Source: AgentBaker containerd templates.
 const METRICS_ADDRESS: &str = "0.0.0.0:10257";
 
+/// The oldest containerd that speaks CRI v1, without which no kubelet since 1.26 starts a pod.
+/// Source: Kubernetes, changelog of 1.26; containerd, release notes of 1.6.
+pub(super) const OLDEST: (u32, u32) = (1, 6);
+
+/// The oldest containerd that knows the Container Device Interface.
+const KNOWS_CDI: (u32, u32) = (1, 7);
+
 pub(super) struct Containerd {
     config: String,
     limits: String,
@@ -28,9 +35,10 @@ impl Containerd {
         shared: &[Step],
         notes: &mut Vec<String>,
     ) -> Self {
-        let major = facts.programs.containerd.map_or(1, |version| version.major);
+        let version = facts.programs.containerd.map_or(OLDEST, |version| (version.major, version.minor));
         let runtimes = runtimes(os, has_gpu(config, facts, notes));
-        let data = if major >= 2 { version_3(config, os, &runtimes) } else { version_2(config, os, &runtimes) };
+        let data =
+            if version.0 >= 2 { version_3(config, os, &runtimes) } else { version_2(config, os, version, &runtimes) };
         let table = toml::Table::try_from(&data).expect("JSON objects without null are TOML tables");
         Self {
             config: toml::to_string_pretty(&table).expect("a table of plain values can be written"),
@@ -81,16 +89,19 @@ fn has_gpu(config: &NodeConfig, facts: &Facts, notes: &mut Vec<String>) -> bool 
     }
 }
 
-/// Configuration version 2, for containerd 1.7. Source: containerd `docs/cri/config.md`, release/1.7.
-fn version_2(config: &NodeConfig, os: &Distribution, runtimes: &Value) -> Value {
+/// Configuration version 2, for containerd 1. Source: containerd `docs/cri/config.md`, release/1.6 and release/1.7.
+fn version_2(config: &NodeConfig, os: &Distribution, version: (u32, u32), runtimes: &Value) -> Value {
     let mut data = common(config, 2);
-    data["plugins"] = json!({"io.containerd.grpc.v1.cri": {
+    let mut cri = json!({
         "sandbox_image": config.containerd.sandbox_image,
-        "enable_cdi": true,
         "containerd": runtimes,
         "cni": cni(os),
         "registry": registry(),
-    }});
+    });
+    if version >= KNOWS_CDI {
+        cri["enable_cdi"] = json!(true);
+    }
+    data["plugins"] = json!({"io.containerd.grpc.v1.cri": cri});
     data
 }
 

@@ -3,6 +3,7 @@
 //! What kubelet's configuration file can hold goes there; flags are only for what it cannot. Defaults are AKS' own
 //! (`facts/bootstrap-today.md` 3.4); the node class lies over them, the provisioner's own fields over both.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
@@ -59,12 +60,14 @@ impl Kubelet {
         if (version.major, version.minor) != (wanted.major, wanted.minor) {
             notes.push(format!("the image has kubelet {version}, the cluster wants {wanted}"));
         }
+        let accepted = kubelet_gates::accept(&config.kubelet, config.format, version)?;
+        notes.extend(accepted.notes);
         Ok(Self {
             os,
             version,
             reads: [&[credentials::ca(config)], shared].concat(),
-            config: configuration(config, os, version, &mut notes),
-            flags: flags(config, facts, version, &mut notes)?,
+            config: configuration(config, os, &accepted.fields),
+            flags: flags(config, facts, &accepted.flags, &mut notes)?,
             labels: labels(config),
             cloud: cloud::environment_variable(&config.cloud).unwrap_or_default(),
             notes,
@@ -127,26 +130,15 @@ fn pretty(object: &Map<String, Value>) -> String {
     format!("{:#}\n", Value::Object(object.clone()))
 }
 
-fn configuration(
-    config: &NodeConfig,
-    os: &Distribution,
-    version: KubernetesVersion,
-    notes: &mut Vec<String>,
-) -> Map<String, Value> {
+fn configuration(config: &NodeConfig, os: &Distribution, given: &Map<String, Value>) -> Map<String, Value> {
     let mut fields = defaults(config, os);
-    for (name, value) in &config.kubelet.config {
+    for (name, value) in given {
         merge(fields.entry(name.clone()).or_insert(Value::Null), value);
     }
-    fields.retain(|name, _| match kubelet_gates::refused_field(name, version) {
-        Some(why) => {
-            notes.push(format!("kubelet field {name} left out: {why}"));
-            false
-        }
-        None => true,
-    });
     fields
 }
 
+/// Fields that every kubelet since 1.30 knows: the matrix of plans looks.
 fn defaults(config: &NodeConfig, os: &Distribution) -> Map<String, Value> {
     let cluster = &config.cluster;
     let max_pods = config.kubelet.max_pods.unwrap_or(config.cni.default_max_pods());
@@ -187,7 +179,7 @@ fn defaults(config: &NodeConfig, os: &Distribution) -> Map<String, Value> {
 fn flags(
     config: &NodeConfig,
     facts: &Facts,
-    version: KubernetesVersion,
+    given: &BTreeMap<String, String>,
     notes: &mut Vec<String>,
 ) -> Result<Vec<String>, Failure> {
     let name = node_name(config, facts)?;
@@ -210,11 +202,8 @@ fn flags(
         Some(id) => _ = set("provider-id", id),
         None => notes.push("--provider-id left out: neither IMDS nor the configuration tells it".to_owned()),
     }
-    for (flag, value) in &config.kubelet.flags {
-        match kubelet_gates::refused_flag(flag, version) {
-            Some(why) => notes.push(format!("kubelet flag --{flag} left out: {why}")),
-            None => _ = set(flag, value.clone()),
-        }
+    for (flag, value) in given {
+        set(flag, value.clone());
     }
     Ok(flags.iter().map(|(name, value)| format!("--{name}={}", value.as_str().unwrap_or_default())).collect())
 }
@@ -267,7 +256,7 @@ fn labels(config: &NodeConfig) -> String {
     let mut labels = cni::labels(config.cni)
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect::<std::collections::BTreeMap<_, _>>();
+        .collect::<BTreeMap<_, _>>();
     labels.extend(config.labels.iter().map(|(key, value)| (key.as_str().to_owned(), value.as_str().to_owned())));
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }

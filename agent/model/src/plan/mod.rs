@@ -13,6 +13,7 @@ mod gpu;
 mod kernel;
 mod kubelet;
 mod kubelet_gates;
+mod kubelet_names;
 mod network;
 mod packet_filter;
 mod provider_id;
@@ -105,9 +106,17 @@ fn refuse_missing_programs(facts: &Facts, os: &Distribution) -> Result<(), Failu
     match (facts.programs.kubelet, facts.programs.containerd) {
         (None, _) => missing(Reason::KubeletBinaryMissing, os.kubelet),
         (_, None) => missing(Reason::ContainerdBinaryMissing, os.containerd),
+        (Some(_), Some(containerd)) if (containerd.major, containerd.minor) < containerd::OLDEST => {
+            let (major, minor) = containerd::OLDEST;
+            let message =
+                format!("{} is {containerd}; no kubelet works with one before {major}.{minor}", os.containerd);
+            Err(Failure::new(Reason::ContainerdBinaryMissing, "plan", message))
+        }
         (Some(_), Some(_)) => Ok(()),
     }
 }
 
+#[cfg(test)]
+mod matrix;
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,12 @@
 //! Golden plans: one readable file a scenario below `tests/golden`, updated with `make bless`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::*;
+use crate::config::carrier::Format;
 use crate::config::decode;
+use crate::kubernetes::KubernetesVersion;
 
 /// A scenario: `NAME.config` (a wire document) and `facts.json` below `agent/model/testdata`.
 const SCENARIOS: &[(&str, &str, &str)] = &[
@@ -195,9 +198,17 @@ fn a_router_that_advertises_before_dhcp_answers_does_not_choose_the_nodes_addres
 }
 
 #[test]
-fn removed_flags_are_left_out_with_a_note() {
+fn a_users_own_flag_that_kubelet_lost_is_refused_and_a_provisioners_left_out() {
+    let flag = BTreeMap::from([("cloud-config".to_owned(), "/etc/kubernetes/azure.json".to_owned())]);
     let (_, config, facts) = SCENARIOS[0];
-    let plan = scenario_plan(config, facts);
+    let mut config = decode(config.as_bytes()).unwrap().config.unwrap();
+    config.kubelet.flags = flag;
+    let facts = serde_json::from_str(facts).unwrap();
+    let failure = plan(&config, &facts).unwrap_err();
+    assert_eq!(failure.reason, Reason::ConfigInvalid);
+    assert!(failure.message.contains("node.kubeletFlags.cloud-config: Kubernetes 1.34 removed it"), "{failure}");
+    config.format = Format::AksNodeConfig;
+    let plan = plan(&config, &facts).unwrap();
     assert!(!file(&plan, "/etc/default/kubelet").contains("--cloud-config"));
     let note = "kubelet flag --cloud-config left out: Kubernetes 1.34 removed it";
     assert!(plan.notes.iter().any(|noted| noted == note), "{:?}", plan.notes);
@@ -215,6 +226,11 @@ fn a_machine_that_cannot_become_the_node_is_refused() {
     let mut without = facts.clone();
     without.programs.containerd = None;
     assert_eq!(reason(&config, &without), Reason::ContainerdBinaryMissing);
+    let mut old = facts.clone();
+    old.programs.containerd = KubernetesVersion::try_from("1.5.18").ok();
+    let failure = plan(&config, &old).unwrap_err();
+    assert_eq!(failure.reason, Reason::ContainerdBinaryMissing);
+    assert_eq!(failure.message, "/usr/bin/containerd is 1.5.18; no kubelet works with one before 1.6");
     let without = NodeConfig { bootstrap_token: None, ..config };
     assert_eq!(reason(&without, &facts), Reason::BootstrapCredentialMissing);
 }

@@ -99,7 +99,30 @@ fn decode(text: &str, minor: u32) -> anyhow::Result<Value> {
     let mut found = Vec::new();
     faults("", &value, KUBELET_CONFIGURATION, minor, &mut found);
     ensure!(found.is_empty(), "strict decoding error: {}", found.join(", "));
+    let gates = &value["featureGates"];
+    for gate in gates.as_object().into_iter().flat_map(|gates| gates.keys()) {
+        ensure!(
+            knows_gate(gate, minor),
+            "failed to set feature gates from initial flags-based config: unrecognized feature gate: {gate}"
+        );
+    }
+    let is_usual = value["cpuCFSQuotaPeriod"].as_str().is_none_or(|period| period == "100ms");
+    ensure!(
+        is_usual || minor >= 36 || gates["CustomCPUCFSQuotaPeriod"] == true,
+        "invalid configuration: cpuCFSQuotaPeriod requires feature gate CustomCPUCFSQuotaPeriod"
+    );
     Ok(value)
+}
+
+/// Whether this minor version has the gate; a version newer than the list has what the newest in it has.
+fn knows_gate(gate: &str, minor: u32) -> bool {
+    let number = |text: &str| text.strip_prefix("1.").and_then(|text| text.parse::<u32>().ok());
+    include_str!("../../../../kubernetes/kubelet-gates.txt").lines().any(|line| {
+        let mut words = line.split(' ');
+        let is_it = words.next() == Some(gate);
+        let (first, last) = (words.next().and_then(number), words.next().and_then(number));
+        is_it && first.is_some_and(|first| first <= minor) && last.is_some_and(|last| minor.min(37) <= last)
+    })
 }
 
 fn check_credential_provider(root: &Root, flags: &Flags) -> anyhow::Result<()> {
@@ -155,6 +178,14 @@ mod tests {
     fn fields_exist_from_their_version_on() {
         assert!(decode_fields(r#","userNamespaces":{"idsPerPod":65536}"#, 33).is_ok());
         assert!(decode_fields(r#","userNamespaces":{"idsPerPod":65536}"#, 32).is_err());
+    }
+
+    #[test]
+    fn feature_gates_that_this_version_does_not_have_are_refused() {
+        assert!(decode_fields(r#","featureGates":{"AppArmor":true,"NodeSwap":true}"#, 32).is_ok());
+        assert!(decode_fields(r#","featureGates":{"AppArmor":true}"#, 33).unwrap_err().contains("gate: AppArmor"));
+        assert!(decode_fields(r#","cpuCFSQuotaPeriod":"50ms""#, 35).unwrap_err().contains("requires feature gate"));
+        assert!(decode_fields(r#","cpuCFSQuotaPeriod":"50ms""#, 36).is_ok());
     }
 
     #[test]

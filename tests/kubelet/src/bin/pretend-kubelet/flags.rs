@@ -10,7 +10,7 @@ const USED: &str = "bootstrap-kubeconfig cert-dir cloud-provider config hostname
     provider-id register-node root-dir runtime-cgroups v vmodule";
 
 /// The real kubelet's other flags: accepted, noted in the log, without effect here.
-/// Source: `kubelet --help` of 1.36.
+/// Source: `tests/kubernetes/kubelet-flags.txt`; a test compares.
 const IDLE: &str = "address allowed-unsafe-sysctls anonymous-auth application-metrics-count-limit \
     authentication-token-webhook authentication-token-webhook-cache-ttl authorization-mode \
     authorization-webhook-cache-authorized-ttl authorization-webhook-cache-unauthorized-ttl boot-id-file \
@@ -21,8 +21,8 @@ const IDLE: &str = "address allowed-unsafe-sysctls anonymous-auth application-me
     enable-server enforce-node-allocatable event-burst event-qps event-storage-age-limit event-storage-event-limit \
     eviction-hard eviction-max-pod-grace-period eviction-minimum-reclaim eviction-pressure-transition-period \
     eviction-soft eviction-soft-grace-period exit-on-lock-contention experimental-allocatable-ignore-eviction \
-    experimental-mounter-path fail-cgroupv1 fail-swap-on feature-gates file-check-frequency \
-    global-housekeeping-interval hairpin-mode healthz-bind-address healthz-port housekeeping-interval \
+    experimental-mounter-path fail-swap-on feature-gates file-check-frequency \
+    global-housekeeping-interval hairpin-mode healthz-bind-address healthz-port help housekeeping-interval \
     http-check-frequency image-gc-high-threshold image-gc-low-threshold image-service-endpoint \
     kernel-memcg-notification kube-api-burst kube-api-content-type kube-api-qps kube-reserved kube-reserved-cgroup \
     kubelet-cgroups local-storage-capacity-isolation lock-file log-cadvisor-usage log-flush-frequency \
@@ -42,13 +42,23 @@ const IDLE: &str = "address allowed-unsafe-sysctls anonymous-auth application-me
 /// Flags that need no value: without one they are true.
 const SWITCHES: &str = "anonymous-auth authentication-token-webhook cgroups-per-qos contention-profiling cpu-cfs-quota \
     enable-controller-attach-detach enable-debugging-handlers enable-load-reader enable-server \
-    exit-on-lock-contention experimental-allocatable-ignore-eviction fail-cgroupv1 fail-swap-on \
-    kernel-memcg-notification local-storage-capacity-isolation log-cadvisor-usage log-json-split-stream \
-    log-text-split-stream make-iptables-util-chains protect-kernel-defaults register-node rotate-certificates \
-    rotate-server-certificates runonce seccomp-default serialize-image-pulls storage-driver-secure version";
+    exit-on-lock-contention experimental-allocatable-ignore-eviction fail-cgroupv1 fail-swap-on help \
+    keep-terminated-pod-volumes kernel-memcg-notification local-storage-capacity-isolation log-cadvisor-usage log-json-split-stream \
+    log-text-split-stream make-iptables-util-chains protect-kernel-defaults register-node register-schedulable \
+    rotate-certificates rotate-server-certificates runonce seccomp-default serialize-image-pulls storage-driver-secure version";
 
 /// Flags that went away, and the first minor version without them. Their values have no effect here.
-const REMOVED: &[(&str, u32)] = &[("cloud-config", 34), ("pod-infra-container-image", 35)];
+const REMOVED: &[(&str, u32)] = &[
+    ("cloud-config", 34),
+    ("iptables-drop-bit", 31),
+    ("iptables-masquerade-bit", 31),
+    ("keep-terminated-pod-volumes", 31),
+    ("pod-infra-container-image", 35),
+    ("register-schedulable", 34),
+];
+
+/// Flags that came, and the first minor version with them. Their values have no effect here.
+const ADDED: &[(&str, u32)] = &[("fail-cgroupv1", 31)];
 
 /// The flags that were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,8 +142,9 @@ fn has(words: &str, word: &str) -> bool {
 }
 
 fn is_known(name: &str, minor: u32) -> bool {
-    let removed = REMOVED.iter().any(|(known, gone)| *known == name && minor < *gone);
-    removed || name == "version" || has(USED, name) || has(IDLE, name)
+    let not_yet_removed = REMOVED.iter().any(|(known, gone)| *known == name && minor < *gone);
+    let already_there = ADDED.iter().any(|(known, since)| *known == name && minor >= *since);
+    not_yet_removed || already_there || name == "version" || has(USED, name) || has(IDLE, name)
 }
 
 /// Labels below `kubernetes.io` and `k8s.io` that a kubelet may set.
@@ -198,6 +209,27 @@ mod tests {
         assert_eq!(parse("--cloud-config=a", 34), Err("unknown flag: --cloud-config".to_owned()));
         assert_eq!(parse("--node-ip", 36), Err("flag needs an argument: --node-ip".to_owned()));
         assert!(parse("--max-pods=many", 36).is_err());
+    }
+
+    #[test]
+    fn each_version_has_the_flags_of_the_real_one() {
+        let text = include_str!("../../../../kubernetes/kubelet-flags.txt");
+        let number = |text: &str| text.strip_prefix("1.").unwrap().parse::<u32>().unwrap();
+        let rows: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).map(|line| line.split(' ')).collect();
+        let mut real = BTreeMap::new();
+        for mut row in rows {
+            let mut next = || row.next().unwrap();
+            real.insert(next(), number(next())..=number(next()));
+        }
+        let ours = [USED, IDLE].into_iter().flat_map(str::split_whitespace);
+        let ours = ours.chain(REMOVED.iter().chain(ADDED).map(|(name, _)| *name));
+        let unreal: Vec<_> = ours.filter(|name| !real.contains_key(name)).collect();
+        assert_eq!(unreal, [""; 0]);
+        for minor in 30..=37 {
+            let different: Vec<_> =
+                real.iter().filter(|(name, minors)| is_known(name, minor) != minors.contains(&minor)).collect();
+            assert_eq!(different, [], "1.{minor}");
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(crate) enum Kind {
     Objects(&'static [Row]),
 }
 
-/// Source: config/v1beta1/types.go of kubernetes/kubelet, v0.30.0 to v0.36.0.
+/// Source: `tests/kubernetes/kubelet-fields.txt`; a test compares. Kinds: config/v1beta1/types.go of kubernetes/kubelet.
 pub(crate) const KUBELET_CONFIGURATION: &[Row] = &[
     (
         "kind apiVersion staticPodPath podLogsDir staticPodURL address tlsCertFile tlsPrivateKeyFile tlsMinVersion \
@@ -93,6 +93,7 @@ pub(crate) const KUBELET_CONFIGURATION: &[Row] = &[
     ("userNamespaces", Kind::Object(&[("idsPerPod", Kind::Int64, 0)]), 33),
     ("tlsCurvePreferences", Kind::Ints, 36),
     ("memoryReservationPolicy", Kind::Text, 36),
+    ("defaultPodSysctls", Kind::Texted, 37),
 ];
 
 const AUTHENTICATION: &[Row] = &[
@@ -202,7 +203,38 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    /// Paths of all fields below `rows`, as `tests/kubernetes` writes them, that this minor version has.
+    fn paths(rows: &[Row], prefix: &str, minor: u32, out: &mut BTreeSet<String>) {
+        for (names, kind, _) in rows.iter().filter(|(_, _, since)| *since <= minor) {
+            for name in names.split(' ') {
+                let list = if matches!(kind, Kind::Texts | Kind::Ints | Kind::Objects(_)) { "[]" } else { "" };
+                let path = format!("{prefix}{name}{list}");
+                if let Kind::Object(rows) | Kind::Objects(rows) = kind {
+                    paths(rows, &format!("{path}."), minor, out);
+                }
+                out.insert(path);
+            }
+        }
+    }
+
+    #[test]
+    fn each_version_has_the_fields_of_the_real_one() {
+        let text = include_str!("../../../../kubernetes/kubelet-fields.txt");
+        let number = |text: &str| text.strip_prefix("1.").unwrap().parse::<u32>().unwrap();
+        for minor in 30..=37 {
+            let rows =
+                text.lines().filter(|line| !line.starts_with('#')).map(|line| line.split(' ').collect::<Vec<_>>());
+            let rows = rows.filter(|row| (number(row[1])..=number(row[2])).contains(&minor));
+            let mut ours = BTreeSet::new();
+            paths(KUBELET_CONFIGURATION, "", minor, &mut ours);
+            let real: BTreeSet<String> = rows.map(|row| row[0].to_owned()).collect();
+            assert_eq!(ours.symmetric_difference(&real).collect::<Vec<_>>(), [""; 0], "1.{minor}");
+        }
+    }
 
     #[test]
     fn durations_are_those_of_go() {
