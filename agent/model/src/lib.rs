@@ -10,4 +10,5 @@ pub mod kubernetes;
 pub mod os;
 pub mod plan;
 pub mod report;
+pub mod resolver;
 pub mod secret;

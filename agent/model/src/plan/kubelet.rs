@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 
 use super::credentials::{self, BOOTSTRAP_KUBECONFIG, CA, KUBECONFIG};
+use super::local_dns::LocalDns;
 use super::resource::{AbsPath, Content, Digest, Readiness, Step, Want, directory, public_file};
 use super::{cni, kubelet_gates, node_provider_id};
 use crate::config::NodeConfig;
@@ -44,7 +45,12 @@ pub(super) struct Kubelet {
 }
 
 impl Kubelet {
-    pub(super) fn new(config: &NodeConfig, facts: &Facts, os: &'static Distribution) -> Result<Self, Failure> {
+    pub(super) fn new(
+        config: &NodeConfig,
+        facts: &Facts,
+        os: &'static Distribution,
+        local_dns: &LocalDns<'_>,
+    ) -> Result<Self, Failure> {
         let version = facts.programs.kubelet.unwrap_or(config.cluster.kubernetes_version);
         let mut notes = Vec::new();
         let wanted = config.cluster.kubernetes_version;
@@ -55,9 +61,9 @@ impl Kubelet {
             os,
             version,
             ca: credentials::ca(config),
-            config: configuration(config, os, version, &mut notes),
-            flags: flags(config, facts, version, &mut notes)?,
-            labels: labels(config),
+            config: configuration(config, os, version, local_dns, &mut notes),
+            flags: flags(config, facts, version, local_dns, &mut notes)?,
+            labels: labels(config, local_dns),
             notes,
         })
     }
@@ -118,11 +124,15 @@ fn configuration(
     config: &NodeConfig,
     os: &Distribution,
     version: KubernetesVersion,
+    local_dns: &LocalDns<'_>,
     notes: &mut Vec<String>,
 ) -> Map<String, Value> {
     let mut fields = defaults(config, os);
     for (name, value) in &config.kubelet.config {
         merge(fields.entry(name.clone()).or_insert(Value::Null), value);
+    }
+    if let Some(pod_dns) = local_dns.pod_dns() {
+        fields.insert("clusterDNS".to_owned(), json!(pod_dns));
     }
     fields.retain(|name, _| match kubelet_gates::refused_field(name, version) {
         Some(why) => {
@@ -175,6 +185,7 @@ fn flags(
     config: &NodeConfig,
     facts: &Facts,
     version: KubernetesVersion,
+    local_dns: &LocalDns<'_>,
     notes: &mut Vec<String>,
 ) -> Result<Vec<String>, Failure> {
     let name = node_name(config, facts)?;
@@ -197,7 +208,9 @@ fn flags(
         Some(id) => _ = set("provider-id", id),
         None => notes.push("--provider-id left out: neither IMDS nor the configuration tells it".to_owned()),
     }
-    for (flag, value) in &config.kubelet.flags {
+    // The flag would win over the configuration file.
+    let overruled = |flag: &str| flag == "cluster-dns" && local_dns.pod_dns().is_some();
+    for (flag, value) in config.kubelet.flags.iter().filter(|(flag, _)| !overruled(flag)) {
         match kubelet_gates::refused_flag(flag, version) {
             Some(why) => notes.push(format!("kubelet flag --{flag} left out: {why}")),
             None => _ = set(flag, value.clone()),
@@ -234,12 +247,14 @@ fn node_address(facts: &Facts) -> Option<IpAddr> {
     facts.primary_address.filter(IpAddr::is_ipv4).or_else(of_instance).or(facts.primary_address)
 }
 
-fn labels(config: &NodeConfig) -> String {
+fn labels(config: &NodeConfig, local_dns: &LocalDns<'_>) -> String {
     let mut labels = cni::labels(config.cni)
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect::<std::collections::BTreeMap<_, _>>();
     labels.extend(config.labels.iter().map(|(key, value)| (key.as_str().to_owned(), value.as_str().to_owned())));
+    let state = local_dns.label(LocalDns::given_label(config));
+    labels.extend(state.map(|(key, value)| (key.to_owned(), value.to_owned())));
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 

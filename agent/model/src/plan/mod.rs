@@ -11,11 +11,14 @@ mod diff;
 mod kernel;
 mod kubelet;
 mod kubelet_gates;
+mod local_dns;
 mod provider_id;
 mod resource;
 
 pub use diff::text_diff;
 pub use kubelet::{healthz_port, node_name};
+use local_dns::LocalDns;
+pub use local_dns::{COREFILE, LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT};
 use provider_id::node_provider_id;
 pub use resource::{AbsPath, AbsPathError, Content, Digest, Plan, Readiness, Stage, Step, Want, When};
 
@@ -40,7 +43,8 @@ pub fn plan(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
 pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     let os = Distribution::of(&facts.os)?;
     refuse_missing_programs(facts, os)?;
-    let kubelet = kubelet::Kubelet::new(config, facts, os)?;
+    let local_dns = LocalDns::new(config, facts);
+    let kubelet = kubelet::Kubelet::new(config, facts, os, &local_dns)?;
     let containerd = containerd::Containerd::new(config, facts, os);
     let directories = [kubelet.directories(), cni::directories(os), kernel::modules()].concat();
     let files = [
@@ -51,16 +55,19 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         cloud::files(&config.cloud),
         kernel::files(config),
     ];
-    Ok(Plan {
-        stages: vec![
-            Stage { name: "prepare", steps: directories },
-            Stage { name: "files", steps: files.concat() },
-            Stage { name: "sysctls", steps: kernel::sysctls(config) },
-            Stage { name: "containerd", steps: vec![containerd.running()] },
-            Stage { name: "kubelet", steps: vec![kubelet.running()] },
-        ],
-        notes: kubelet.notes,
-    })
+    let mut stages = vec![Stage { name: "prepare", steps: directories }];
+    if let Some(running) = local_dns.running() {
+        // Before kubelet's files, which say where pods ask: the module tells why.
+        stages.push(Stage { name: "local-dns-files", steps: local_dns.files() });
+        stages.push(Stage { name: "local-dns", steps: vec![running] });
+    }
+    stages.extend([
+        Stage { name: "files", steps: files.concat() },
+        Stage { name: "sysctls", steps: kernel::sysctls(config) },
+        Stage { name: "containerd", steps: vec![containerd.running()] },
+        Stage { name: "kubelet", steps: vec![kubelet.running()] },
+    ]);
+    Ok(Plan { stages, notes: [local_dns.notes(config), kubelet.notes].concat() })
 }
 
 fn refuse_missing_programs(facts: &Facts, os: &Distribution) -> Result<(), Failure> {
