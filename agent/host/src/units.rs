@@ -33,6 +33,7 @@ trait Manager {
     fn reload(&self) -> zbus::Result<()>;
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
 }
 
@@ -106,6 +107,16 @@ pub enum UnitError {
         unit: String,
         /// systemd's word for it: failed, timeout, dependency, ...
         result: String,
+        /// What the unit looked like then.
+        status: String,
+    },
+    /// It did not end in time.
+    #[error("{unit} did not stop within {limit:?}: {status}")]
+    NotStopped {
+        /// The unit.
+        unit: String,
+        /// The limit.
+        limit: Duration,
         /// What the unit looked like then.
         status: String,
     },
@@ -234,6 +245,26 @@ impl Units {
             self.restart_job(&manager, unit, limit).await
         } else {
             self.restart_and_look(&manager, unit, limit).await
+        }
+    }
+
+    /// Stops a unit, and waits until it has ended.
+    ///
+    /// # Errors
+    /// When it does not end within `limit`.
+    pub async fn stop(&self, unit: &str, limit: Duration) -> Result<(), UnitError> {
+        let manager = self.manager().await.map_err(call("find", unit))?;
+        answered(manager.stop_unit(unit, "replace")).await.map_err(call("stop", unit))?;
+        let start = Instant::now();
+        loop {
+            let status = self.status(unit).await?;
+            if matches!(status.active.as_str(), "inactive" | "failed") {
+                return Ok(());
+            }
+            if start.elapsed() > limit {
+                return Err(UnitError::NotStopped { unit: unit.to_owned(), limit, status: status.to_string() });
+            }
+            sleep(LOOK_EVERY).await;
         }
     }
 
