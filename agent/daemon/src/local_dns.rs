@@ -43,8 +43,11 @@ pub(crate) async fn run(root: &Arc<Root>) -> anyhow::Result<u8> {
     if let Err(error) = local_dns::restore(root).await {
         error!(error = chain(&error), "the node's resolver still asks LocalDNS");
     }
-    if let Some(coredns) = supervisor.coredns {
-        coredns.stop().await;
+    match (supervisor.coredns, &ended) {
+        (Some(coredns), Ok(())) => coredns.stop().await,
+        // One that does not answer does not end when asked, either, and its pods wait.
+        (Some(coredns), Err(_)) => coredns.kill().await,
+        (None, _) => {}
     }
     ended.map(|()| 0)
 }
@@ -98,7 +101,11 @@ impl Supervisor<'_> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let coredns = self.coredns.as_mut().context("no CoreDNS to watch")?;
-            tokio::select! {
+            let look = async {
+                ticks.tick().await;
+                local_dns::answers(query_id()).await
+            };
+            let answered = tokio::select! {
                 // Waiting can be taken up again.
                 status = coredns.ended() => {
                     warn!(status = %status?, "CoreDNS ended by itself; starting it again");
@@ -106,11 +113,10 @@ impl Supervisor<'_> {
                     self.start().await?;
                     continue;
                 }
-                // Only a tick is lost.
-                _ = ticks.tick() => {}
-            }
-            self.follow_upstreams().await?;
-            match local_dns::answers(query_id()).await {
+                // Who is asked has ended; its answer would not come.
+                answered = look => answered,
+            };
+            match answered {
                 Ok(()) => {
                     self.patience.succeeded();
                     notify::alive("serving");
@@ -120,6 +126,7 @@ impl Supervisor<'_> {
                     self.failed(&why)?;
                 }
             }
+            self.follow_upstreams().await?;
         }
     }
 

@@ -103,6 +103,11 @@ impl CoreDns {
         {
             return;
         }
+        self.kill().await;
+    }
+
+    /// Ends it.
+    pub async fn kill(mut self) {
         let _ = self.0.kill().await; // it has ended by itself
     }
 }
