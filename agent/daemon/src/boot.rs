@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use nap_host::executor::{ApplyError, Executor, StepError};
 use nap_host::journal::Journal;
 use nap_host::sources::Found;
-use nap_host::units::UnitError;
+use nap_host::units::{UnitError, Units};
 use nap_host::wait::last_waited_for;
 use nap_host::{api, chain, logs, observe, persist};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
-use nap_model::plan::{Plan, Stage, plan};
+use nap_model::plan::{LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT, Plan, Stage, plan};
 use nap_model::report::{Failure, Reason};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::context::{Context, config_of};
 use crate::progress::Progress;
@@ -21,6 +21,9 @@ use crate::verify;
 
 /// Lines of a unit's journal that go into the evidence.
 const EVIDENCE_LINES: usize = 8;
+
+/// Longest stop of LocalDNS: its own limit in its unit.
+const LOCAL_DNS_STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// A boot that got as far as a registered node.
 pub(crate) struct Booted {
@@ -81,7 +84,7 @@ async fn with_config(
     persist::write_facts(&context.root, &facts).map_err(|error| step_failed("facts", &error))?;
     let executor = Executor::new(Arc::clone(&context.root), Arc::new(journal), config.boot.unit_start);
     let mut run = Run { context, progress, config, facts, executor, changed: 0, in_sync: 0, degraded: 0 };
-    run.apply_all(&plan).await?;
+    run.apply_all(plan).await?;
     run.verify().await?;
     run.forget_token(found).await?;
     Ok(Booted { changed: run.changed, in_sync: run.in_sync, degraded: run.degraded })
@@ -100,20 +103,46 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// All stages in order; the API server is looked at while containerd starts, and must be good before kubelet does.
-    async fn apply_all(&mut self, plan: &Plan) -> Result<(), Failure> {
-        for stage in &plan.stages {
+    async fn apply_all(&mut self, mut plan: Plan) -> Result<(), Failure> {
+        let mut at = 0;
+        while let Some(stage) = plan.stages.get(at) {
             self.progress.enter(stage.name);
-            if stage.name == "containerd" {
+            let applied = if stage.name == "containerd" {
                 let (containerd, api_server) = tokio::join!(self.containerd(stage), self.api_server());
                 let applied = containerd?;
                 api_server?;
-                self.count(applied);
+                applied
             } else {
-                let applied = self.apply(stage).await?;
-                self.count(applied);
+                self.apply(stage).await?
+            };
+            let local_dns = applied.degraded.iter().find(|(step, _)| step == LOCAL_DNS_RUNNING).cloned();
+            self.count(applied);
+            at += 1;
+            if let Some((_, why)) = local_dns {
+                plan = self.without_local_dns(why).await?;
+                // What came before is as planned now, too; a check of it costs nothing.
+                at = 0;
             }
         }
         Ok(())
+    }
+
+    /// LocalDNS did not come up: it is stopped for good, and the node is planned with plain DNS, also by the guard.
+    async fn without_local_dns(&mut self, why: String) -> Result<Plan, Failure> {
+        let units = Units::connect(&self.context.root).await;
+        let stopped = match units {
+            Ok(units) => units.stop(LOCAL_DNS_UNIT, LOCAL_DNS_STOP_LIMIT).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = stopped {
+            warn!(unit = LOCAL_DNS_UNIT, error = chain(&error), "cannot stop it; it may come up later");
+        }
+        self.facts.local_dns_failure = Some(why);
+        persist::write_facts(&self.context.root, &self.facts).map_err(|error| step_failed("facts", &error))?;
+        let plan = plan(self.config, &self.facts)?;
+        let known = self.progress.notes();
+        plan.notes.iter().filter(|note| !known.contains(note)).for_each(|note| self.progress.note(note.clone()));
+        Ok(plan)
     }
 
     async fn apply(&self, stage: &Stage) -> Result<nap_host::executor::Applied, Failure> {

@@ -7,7 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nap_host::imds;
 use nap_model::os::{DISTRIBUTIONS, Distribution};
 
-const EXIT_CODES: &str = "\
+const AFTER_HELP: &str = "\
+Not for people: `local-dns run` serves LocalDNS and `local-dns clean` gives the node its own resolver back; localdns.service calls both.
+
 Exit codes:
   0    it worked; for `status`: booted and nothing has drifted
   1    `status`: not booted, or something has drifted; any other error that has no code of its own
@@ -26,7 +28,7 @@ These are AgentBaker's codes for the same classes of failure; `nap-agent reasons
 
 /// Boots and repairs one AKS node that Karpenter (Node Auto Provisioning) created.
 #[derive(Debug, Parser)]
-#[command(name = "nap-agent", version, after_long_help = EXIT_CODES, after_help = "Exit codes are listed by --help.")]
+#[command(name = "nap-agent", version, after_long_help = AFTER_HELP, after_help = "Exit codes are listed by --help.")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -111,12 +113,28 @@ pub(crate) enum Command {
     },
     /// Print the manual page
     Man,
+    /// Serve LocalDNS, the DNS cache of the node and its pods; localdns.service calls this
+    #[command(hide = true)]
+    LocalDns {
+        /// What to do
+        #[command(subcommand)]
+        action: LocalDnsAction,
+    },
+}
+
+/// What to do with LocalDNS.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum LocalDnsAction {
+    /// Run CoreDNS, make the node ask it, keep it answering (ExecStart=)
+    Run,
+    /// Give the node the resolver back that it had before (ExecStopPost=)
+    Clean,
 }
 
 impl Command {
     /// Whether its log is what people want to see; the others print a result.
     pub(crate) fn is_long_lived(&self) -> bool {
-        matches!(self, Command::Boot { dry_run: false } | Command::Guard { .. })
+        matches!(self, Command::Boot { dry_run: false } | Command::Guard { .. } | Command::LocalDns { .. })
     }
 }
 
@@ -148,7 +166,7 @@ mod tests {
     fn every_exit_code_of_a_reason_is_in_the_help() {
         for row in nap_model::report::REASONS {
             assert!(
-                EXIT_CODES.lines().any(|line| line.trim_start().starts_with(&format!("{} ", row.exit_code))),
+                AFTER_HELP.lines().any(|line| line.trim_start().starts_with(&format!("{} ", row.exit_code))),
                 "{:?}",
                 row.reason
             );

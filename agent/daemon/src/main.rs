@@ -7,6 +7,7 @@ mod drop_in;
 mod finish;
 mod guard;
 mod http;
+mod local_dns;
 mod logging;
 mod progress;
 mod show;
@@ -23,7 +24,7 @@ use nap_model::report::{Failure, Reason};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, LocalDnsAction};
 use context::Context;
 use drop_in::Called;
 use logging::Tail;
@@ -72,6 +73,8 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
         }
         Command::Boot { dry_run: false } => boot_and_report(&context, tail).await,
         Command::Guard { interval, listen } => guard_until_told(&context, tail, interval, listen).await,
+        Command::LocalDns { action: LocalDnsAction::Run } => local_dns::run(&context.root).await,
+        Command::LocalDns { action: LocalDnsAction::Clean } => local_dns::clean(&context.root).await,
         Command::Status => show::status(&context, &mut out).await,
         Command::Wait { timeout } => wait::wait(&context, timeout, &mut out).await,
         Command::Reasons => {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 /// Most bytes of output that are kept.
 const MAX_OUTPUT_BYTES: usize = 64 * 1024;
@@ -82,15 +82,7 @@ impl Cmd {
     /// # Errors
     /// When it cannot start, does not end in time, or exits with anything but 0.
     pub async fn output(&self) -> Result<String, CmdError> {
-        STARTED.fetch_add(1, Ordering::Relaxed);
-        let mut command = Command::new(&self.program);
-        command
-            .args(&self.arguments)
-            .env_clear()
-            .env("LC_ALL", "C.UTF-8")
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
+        let mut command = self.command();
         let output = match tokio::time::timeout(self.limit, command.output()).await {
             Ok(Ok(output)) => output,
             Ok(Err(source)) => return Err(CmdError::Start { command: self.to_string(), source }),
@@ -104,6 +96,29 @@ impl Cmd {
             let stderr = text(&output.stderr);
             Err(CmdError::Failed { command: self.to_string(), status: output.status, stderr })
         }
+    }
+}
+
+impl Cmd {
+    /// Starts it and leaves it running, its output beside ours; the time limit does not count. Dropped, it is killed.
+    ///
+    /// # Errors
+    /// When it cannot start.
+    pub fn start(&self) -> Result<Child, CmdError> {
+        self.command().spawn().map_err(|source| CmdError::Start { command: self.to_string(), source })
+    }
+
+    fn command(&self) -> Command {
+        STARTED.fetch_add(1, Ordering::Relaxed);
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            .env_clear()
+            .env("LC_ALL", "C.UTF-8")
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
     }
 }
 

@@ -52,6 +52,7 @@ pub async fn observe(root: &Root) -> Result<Facts, FileError> {
         primary_address: primary_address(),
         instance: None,
         client_certificate: client_certificate(root)?,
+        local_dns_failure: None,
         os,
     })
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use nap_model::plan::AbsPath;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use thiserror::Error;
@@ -148,6 +148,18 @@ impl Root {
             Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
             Err(errno) => Err(failed("look up", path.as_str(), errno)),
         }
+    }
+
+    /// Where a symbolic link leads, as it says itself.
+    ///
+    /// # Errors
+    /// When it is not there or no link.
+    pub fn link(&self, path: &AbsPath) -> Result<String, FileError> {
+        let (parent, name) = split(path);
+        let parent = self.resolve(parent, OFlag::O_PATH | OFlag::O_DIRECTORY);
+        let target = parent.and_then(|parent| readlinkat(&parent, name));
+        let target = target.map_err(|errno| failed("read the link", path.as_str(), errno))?;
+        Ok(target.to_string_lossy().into_owned())
     }
 
     /// Names in a directory, sorted; none when it is not there.

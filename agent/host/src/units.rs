@@ -152,10 +152,12 @@ pub enum UnitError {
         status: String,
     },
     /// Nothing happened in time.
-    #[error("{unit} was not up within {limit:?}: {status}")]
+    #[error("{unit} did not {action} within {limit:?}: {status}")]
     Timeout {
         /// The unit.
         unit: String,
+        /// What it was to do.
+        action: &'static str,
         /// The limit.
         limit: Duration,
         /// What the unit looked like then.
@@ -329,6 +331,15 @@ impl Units {
         self.job(&manager, Verb::ReloadOrTryRestart, unit, limit).await
     }
 
+    /// Stops a unit, and waits until it has ended.
+    ///
+    /// # Errors
+    /// When it does not end within `limit`.
+    pub async fn stop(&self, unit: &str, limit: Duration) -> Result<(), UnitError> {
+        let manager = self.manager().await.map_err(call("find", unit))?;
+        self.job(&manager, Verb::Stop, unit, limit).await
+    }
+
     /// Queues a job and waits for its end.
     async fn job(&self, manager: &ManagerProxy<'_>, verb: Verb, unit: &str, limit: Duration) -> Result<(), UnitError> {
         let action = verb.word();
@@ -356,7 +367,7 @@ impl Units {
                 let result = result.unwrap_or_else(|| "lost with the connection".to_owned());
                 Err(UnitError::JobFailed { unit: unit.to_owned(), action, result, status })
             }
-            Err(_) => Err(UnitError::Timeout { unit: unit.to_owned(), limit, status }),
+            Err(_) => Err(UnitError::Timeout { unit: unit.to_owned(), action, limit, status }),
         }
     }
 
@@ -370,7 +381,12 @@ impl Units {
                 return Ok(());
             }
             if start.elapsed() > limit {
-                return Err(UnitError::Timeout { unit: unit.to_owned(), limit, status: status.to_string() });
+                return Err(UnitError::Timeout {
+                    unit: unit.to_owned(),
+                    action: "start",
+                    limit,
+                    status: status.to_string(),
+                });
             }
             sleep(LOOK_EVERY).await;
         }

@@ -11,4 +11,5 @@ pub mod kubernetes;
 pub mod os;
 pub mod plan;
 pub mod report;
+pub mod resolver;
 pub mod secret;

@@ -3,7 +3,7 @@
 //! The whole world of the test is on the loopback of a network namespace of its own, whose default route leads into an interface where
 //! every packet is caught. Needs root.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::Command;
 
 use nap_e2e::node::{Node, api_options, text};
@@ -23,7 +23,8 @@ fn a_boot_in_a_made_up_cloud_contacts_no_public_host() {
         return runtime.block_on(inside());
     }
     if !nix::unistd::Uid::effective().is_root() {
-        eprintln!("SKIPPED: a network namespace needs root");
+        // Also when it passes: the harness swallows only what `println!` says.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: a network namespace needs root"); // nobody listens: nobody needs to know
         return;
     }
     let this = std::env::current_exe().unwrap();

@@ -1,6 +1,8 @@
 //! What the pretend kubelet and the pretend containerd share: where files are, what they log, and how they talk to the
 //! service manager. Both are small and strict: what the real programs refuse, these refuse.
 
+pub mod corefile;
+
 use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::io;

@@ -24,7 +24,7 @@ pub struct LocalDns {
 /// How questions about names below a zone are answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Zone {
-    /// The zone; `.` for all others.
+    /// The zone in lower case, without a dot at its end; `.` for all others.
     pub name: String,
     /// Whether every question is logged; otherwise only errors.
     pub log_queries: bool,
@@ -93,6 +93,9 @@ pub(super) const SERVE_STALE: &[&str] = &["Verify", "Immediate", "Disable"];
 /// Most zones of one listener. Source: AKSNodeClass `localDNS`.
 const MAX_ZONES: usize = 100;
 
+/// The zone that the cache answers by itself, so that its health is not that of its upstreams. Source: AgentBaker, `localdns.sh`.
+pub const HEALTH_ZONE: &str = "health-check.localdns.local";
+
 /// AKS' defaults for what a profile leaves open.
 const CPU_PERCENT: u32 = 200;
 const MEMORY_MB: u32 = 128;
@@ -116,9 +119,10 @@ pub(super) struct Words<'a> {
 impl Words<'_> {
     /// The zone at `path`, its contradictions among the findings.
     pub(super) fn zone(&self, path: &str, findings: &mut Findings) -> Zone {
-        let is_cluster = self.name == "cluster.local" || self.name.ends_with(".cluster.local");
+        let name = normal(self.name);
+        let is_cluster = name == "cluster.local" || name.ends_with(".cluster.local");
         let zone = Zone {
-            name: self.name.to_owned(),
+            name,
             log_queries: self.query_logging == Some("Log"),
             protocol: if self.protocol == Some("ForceTCP") { Protocol::ForceTcp } else { Protocol::PreferUdp },
             forward: match self.forward {
@@ -187,6 +191,9 @@ fn refuse_incomplete(zones: &[Zone], path: &str, findings: &mut Findings) {
             findings.problem(path, format!("no zone \"{needed}\""), "the zones . and cluster.local among them");
         }
     }
+    if zones.iter().any(|zone| zone.name == HEALTH_ZONE) {
+        findings.problem(path, format!("zone {HEALTH_ZONE}"), "another: by this one the cache is asked how it is");
+    }
     let mut names: Vec<_> = zones.iter().map(|zone| zone.name.as_str()).collect();
     names.sort_unstable();
     for pair in names.windows(2).filter(|pair| pair[0] == pair[1]) {
@@ -205,6 +212,14 @@ fn default_zones(root: Forward) -> Vec<Zone> {
         Forward::ClusterCoreDns => "ClusterCoreDNS",
     };
     vec![zone(".", "PreferUDP", root), zone("cluster.local", "ForceTCP", "ClusterCoreDNS")]
+}
+
+/// DNS names have no case, and the root may be written or not; CoreDNS refuses a zone that comes twice either way.
+fn normal(zone: &str) -> String {
+    match zone.strip_suffix('.') {
+        Some("") | None => zone.to_ascii_lowercase(),
+        Some(relative) => relative.to_ascii_lowercase(),
+    }
 }
 
 /// `.`, or names of letters, digits, `-` and `_` joined by dots; 254 characters at most.
@@ -272,11 +287,11 @@ mod tests {
             zone(".", "ClusterCoreDNS").zone("a", &mut findings),
             zone("cluster.local", "VnetDNS").zone("b", &mut findings),
             zone("x.y", "VnetDNS").zone("c", &mut findings),
-            zone("x.y", "VnetDNS").zone("d", &mut findings),
+            zone("X.Y.", "VnetDNS").zone("d", &mut findings),
         ];
-        let pods = vec![zone("a.b", "VnetDNS").zone("e", &mut findings)];
+        let pods = vec![zone(HEALTH_ZONE, "VnetDNS").zone("e", &mut findings)];
         LocalDns::new(node, pods, ["node", "pods"], &mut findings);
         let paths: Vec<_> = findings.problems.iter().map(|problem| problem.path.as_str()).collect();
-        assert_eq!(paths, ["b", "node", "pods", "pods", "node"]);
+        assert_eq!(paths, ["b", "node", "pods", "pods", "pods", "node"]);
     }
 }

@@ -26,7 +26,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use carrier::{Carrier, CarrierError, Document, Format};
-pub use local_dns::{Forward, ForwardPolicy, LocalDns, Protocol, ServeStale, Zone};
+pub use local_dns::{Forward, ForwardPolicy, HEALTH_ZONE, LocalDns, Protocol, ServeStale, Zone};
 pub use machine::{
     Claims, Gpu, HugePages, ImageFamily, Network, OperatingSystem, Proxy, Registries, SecondaryNics, Ssh, Ulimits,
 };

@@ -54,6 +54,9 @@ pub struct Facts {
     /// kubelet's client certificate; absent when there is none that can be read.
     #[serde(default)]
     pub client_certificate: Option<Certificate>,
+    /// Why LocalDNS did not come up in this boot of the machine; absent when it did or was not tried.
+    #[serde(default)]
+    pub local_dns_failure: Option<String>,
 }
 
 /// `/etc/os-release`.

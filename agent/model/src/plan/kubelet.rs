@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 
 use super::credentials::{self, BOOTSTRAP_KUBECONFIG, CA, KUBECONFIG};
+use super::local_dns::LocalDns;
 use super::resource::{AbsPath, Content, Digest, Readiness, Step, Want, directory, public_file};
 use super::{cloud, cni, kubelet_gates, node_provider_id};
 use crate::config::NodeConfig;
@@ -53,6 +54,7 @@ impl Kubelet {
         facts: &Facts,
         os: &'static Distribution,
         shared: &[Step],
+        local_dns: &LocalDns<'_>,
     ) -> Result<Self, Failure> {
         let version = facts.programs.kubelet.unwrap_or(config.cluster.kubernetes_version);
         let mut notes = Vec::new();
@@ -66,9 +68,9 @@ impl Kubelet {
             os,
             version,
             reads: [&[credentials::ca(config)], shared].concat(),
-            config: configuration(config, os, &accepted.fields),
-            flags: flags(config, facts, &accepted.flags, &mut notes)?,
-            labels: labels(config),
+            config: configuration(config, os, &accepted.fields, local_dns),
+            flags: flags(config, facts, &accepted.flags, local_dns, &mut notes)?,
+            labels: labels(config, local_dns),
             cloud: cloud::environment_variable(&config.cloud).unwrap_or_default(),
             notes,
         })
@@ -130,10 +132,18 @@ fn pretty(object: &Map<String, Value>) -> String {
     format!("{:#}\n", Value::Object(object.clone()))
 }
 
-fn configuration(config: &NodeConfig, os: &Distribution, given: &Map<String, Value>) -> Map<String, Value> {
+fn configuration(
+    config: &NodeConfig,
+    os: &Distribution,
+    given: &Map<String, Value>,
+    local_dns: &LocalDns<'_>,
+) -> Map<String, Value> {
     let mut fields = defaults(config, os);
     for (name, value) in given {
         merge(fields.entry(name.clone()).or_insert(Value::Null), value);
+    }
+    if let Some(pod_dns) = local_dns.pod_dns() {
+        fields.insert("clusterDNS".to_owned(), json!(pod_dns));
     }
     fields
 }
@@ -180,6 +190,7 @@ fn flags(
     config: &NodeConfig,
     facts: &Facts,
     given: &BTreeMap<String, String>,
+    local_dns: &LocalDns<'_>,
     notes: &mut Vec<String>,
 ) -> Result<Vec<String>, Failure> {
     let name = node_name(config, facts)?;
@@ -202,7 +213,9 @@ fn flags(
         Some(id) => _ = set("provider-id", id),
         None => notes.push("--provider-id left out: neither IMDS nor the configuration tells it".to_owned()),
     }
-    for (flag, value) in given {
+    // The flag would win over the configuration file.
+    let overruled = |flag: &str| flag == "cluster-dns" && local_dns.pod_dns().is_some();
+    for (flag, value) in given.iter().filter(|(flag, _)| !overruled(flag)) {
         set(flag, value.clone());
     }
     Ok(flags.iter().map(|(name, value)| format!("--{name}={}", value.as_str().unwrap_or_default())).collect())
@@ -252,12 +265,14 @@ fn node_ip(config: &NodeConfig, facts: &Facts, address: IpAddr, notes: &mut Vec<
     }
 }
 
-fn labels(config: &NodeConfig) -> String {
+fn labels(config: &NodeConfig, local_dns: &LocalDns<'_>) -> String {
     let mut labels = cni::labels(config.cni)
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect::<BTreeMap<_, _>>();
     labels.extend(config.labels.iter().map(|(key, value)| (key.as_str().to_owned(), value.as_str().to_owned())));
+    let state = local_dns.label(LocalDns::given_label(config));
+    labels.extend(state.map(|(key, value)| (key.to_owned(), value.to_owned())));
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 

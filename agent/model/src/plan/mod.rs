@@ -14,6 +14,7 @@ mod kernel;
 mod kubelet;
 mod kubelet_gates;
 mod kubelet_names;
+mod local_dns;
 mod network;
 mod packet_filter;
 mod provider_id;
@@ -26,6 +27,8 @@ mod trust;
 pub use diff::text_diff;
 use kubelet::node_address;
 pub use kubelet::{healthz_port, node_name};
+use local_dns::LocalDns;
+pub use local_dns::{COREFILE, LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT};
 pub use packet_filter::{PACKET_FILTER_TABLE, packet_filter_rules};
 use provider_id::node_provider_id;
 pub use resource::{AbsPath, AbsPathError, Content, Digest, Plan, Readiness, Stage, Step, Want, When};
@@ -57,9 +60,10 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     let trust = trust::files(config, os);
     // Go programs read both once, when they start.
     let shared: Vec<Step> = [proxy, trust].concat();
-    let kubelet = kubelet::Kubelet::new(config, facts, os, &shared)?;
+    let local_dns = LocalDns::new(config, facts);
+    let kubelet = kubelet::Kubelet::new(config, facts, os, &shared, &local_dns)?;
     let containerd = containerd::Containerd::new(config, facts, os, &shared, &mut notes);
-    let filter = packet_filter::PacketFilter::new(config, facts);
+    let filter = packet_filter::PacketFilter::new(config, facts, &local_dns);
     let files = [
         kubelet.files(),
         containerd.files(),
@@ -79,24 +83,27 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         claims::grown_root(facts),
         gpu::units(config, facts),
     ];
+    notes.extend(local_dns.notes(config));
     notes.extend(kubelet.notes.clone());
     let packet_filter = filter.loaded();
     notes.extend(filter.into_notes());
-    Ok(Plan {
-        stages: vec![
-            Stage { name: "prepare", steps: [kubelet.directories(), cni::directories(os), kernel::modules()].concat() },
-            Stage { name: "files", steps: files.concat() },
-            Stage { name: "trust", steps: trust::store(config, os) },
-            Stage {
-                name: "settings",
-                steps: [kernel::sysctls(config), system::settings(config, os), packet_filter].concat(),
-            },
-            Stage { name: "units", steps: units.concat() },
-            Stage { name: "containerd", steps: vec![containerd.running()] },
-            Stage { name: "kubelet", steps: vec![kubelet.running()] },
-        ],
-        notes,
-    })
+    let directories = [kubelet.directories(), cni::directories(os), kernel::modules()].concat();
+    let mut stages = vec![Stage { name: "prepare", steps: directories }];
+    if let Some(running) = local_dns.running() {
+        // Before kubelet's files, which say where pods ask: the module tells why.
+        stages.push(Stage { name: "local-dns-files", steps: local_dns.files() });
+        stages.push(Stage { name: "local-dns", steps: vec![running] });
+    }
+    let settings = [kernel::sysctls(config), system::settings(config, os), packet_filter];
+    stages.extend([
+        Stage { name: "files", steps: files.concat() },
+        Stage { name: "trust", steps: trust::store(config, os) },
+        Stage { name: "settings", steps: settings.concat() },
+        Stage { name: "units", steps: units.concat() },
+        Stage { name: "containerd", steps: vec![containerd.running()] },
+        Stage { name: "kubelet", steps: vec![kubelet.running()] },
+    ]);
+    Ok(Plan { stages, notes })
 }
 
 fn refuse_missing_programs(facts: &Facts, os: &Distribution) -> Result<(), Failure> {

@@ -33,6 +33,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use super::kubelet::node_address;
+use super::local_dns::LocalDns;
 use super::resource::{AbsPath, Step, Want, public_file};
 use crate::config::NodeConfig;
 use crate::facts::Facts;
@@ -64,11 +65,12 @@ pub(super) struct PacketFilter {
 }
 
 impl PacketFilter {
-    pub(super) fn new(config: &NodeConfig, facts: &Facts) -> Self {
+    pub(super) fn new(config: &NodeConfig, facts: &Facts, local_dns: &LocalDns<'_>) -> Self {
+        let local_dns = local_dns.pod_dns().is_some();
         if facts.present.contains(os::NFT) {
-            Self { rules: Some(rules(config, facts)), notes: Vec::new() }
+            Self { rules: Some(rules(config, facts, local_dns)), notes: Vec::new() }
         } else {
-            Self { rules: None, notes: vec![not_enforced(config, facts)] }
+            Self { rules: None, notes: vec![not_enforced(config, local_dns)] }
         }
     }
 
@@ -91,23 +93,19 @@ impl PacketFilter {
     }
 }
 
-fn not_enforced(config: &NodeConfig, facts: &Facts) -> String {
+fn not_enforced(config: &NodeConfig, local_dns: bool) -> String {
     let mut missed = vec!["pods can reach the wire server"];
     if config.network.restrict_imds {
         missed.push("pods can reach the instance metadata service, which the cluster forbids");
     }
-    if has_local_dns(config, facts) {
+    if local_dns {
         missed.push("LocalDNS' questions fill the connection table");
     }
     format!("packet filter left out: {} is not there, so {}", os::NFT, missed.join(", "))
 }
 
-fn has_local_dns(config: &NodeConfig, facts: &Facts) -> bool {
-    config.local_dns.is_some() && facts.present.contains(os::COREDNS)
-}
-
 /// The whole file. `add` before `delete` because deleting a table that is not there is an error.
-fn rules(config: &NodeConfig, facts: &Facts) -> String {
+fn rules(config: &NodeConfig, facts: &Facts, local_dns: bool) -> String {
     let mut text = format!(
         "# Written by nap-agent. Loading it replaces this table in one transaction and touches no other.\n\
          add table inet {PACKET_FILTER_TABLE}\n\
@@ -121,7 +119,7 @@ fn rules(config: &NodeConfig, facts: &Facts) -> String {
         .to_vec();
     forwarded.extend(config.network.restrict_imds.then(|| metadata_rule(facts)));
     chain(&mut text, "forward", "forward priority filter", &forwarded);
-    if has_local_dns(config, facts) {
+    if local_dns {
         let questions = untracked("daddr", "dport", "LocalDNS question");
         // An answer that is tracked costs the entry that its question was spared: measured, one for each question over UDP.
         let answers = untracked("saddr", "sport", "LocalDNS answer");
@@ -175,6 +173,10 @@ mod tests {
         (decoded.config.unwrap(), facts)
     }
 
+    fn rules_of(config: &NodeConfig, facts: &Facts) -> String {
+        rules(config, facts, LocalDns::new(config, facts).pod_dns().is_some())
+    }
+
     const HEAD: &str = "\
 # Written by nap-agent. Loading it replaces this table in one transaction and touches no other.
 add table inet nap_agent
@@ -190,7 +192,7 @@ table inet nap_agent {
     fn the_wire_server_is_kept_from_pods_on_every_node() {
         let (mut config, facts) = node(&[os::NFT], false);
         config.network.restrict_imds = false;
-        assert_eq!(rules(&config, &facts), format!("{HEAD}\t}}\n}}\n"));
+        assert_eq!(rules_of(&config, &facts), format!("{HEAD}\t}}\n}}\n"));
     }
 
     #[test]
@@ -203,11 +205,11 @@ table inet nap_agent {
                  comment \"nap-agent: no metadata service for pods\"\n\t}}\n}}\n"
             )
         };
-        assert_eq!(rules(&config, &facts), rule(" ip saddr != 10.224.0.7"));
+        assert_eq!(rules_of(&config, &facts), rule(" ip saddr != 10.224.0.7"));
         facts.instance = None;
         for unknown in [None, Some("fd00::7".parse().unwrap())] {
             facts.primary_address = unknown;
-            assert_eq!(rules(&config, &facts), rule(""), "{unknown:?}");
+            assert_eq!(rules_of(&config, &facts), rule(""), "{unknown:?}");
         }
     }
 
@@ -237,9 +239,9 @@ table inet nap_agent {
 }}
 "
         );
-        assert_eq!(rules(&config, &facts), wanted);
+        assert_eq!(rules_of(&config, &facts), wanted);
         facts.present.remove(os::COREDNS);
-        assert_eq!(rules(&config, &facts), format!("{HEAD}\t}}\n}}\n"), "an image without the server");
+        assert_eq!(rules_of(&config, &facts), format!("{HEAD}\t}}\n}}\n"), "an image without the server");
     }
 
     #[test]

@@ -248,3 +248,62 @@ fn an_ipv6_route_that_came_first_does_not_choose_the_nodes_address() {
     facts.instance = None;
     assert!(flags(&facts).contains("--node-ip=fd00::1 "), "better than none");
 }
+
+/// The scenario with LocalDNS, its document and facts changed.
+fn local_dns_plan(change: impl Fn(&mut NodeConfig, &mut Facts)) -> Plan {
+    let (_, config, facts) = SCENARIOS[1];
+    let mut config = decode(config.as_bytes()).unwrap().config.unwrap();
+    let mut facts = serde_json::from_str(facts).unwrap();
+    change(&mut config, &mut facts);
+    plan(&config, &facts).unwrap()
+}
+
+fn cluster_dns(plan: &Plan) -> serde_json::Value {
+    let config: serde_json::Value = serde_json::from_str(file(plan, "/etc/default/kubeletconfig.json")).unwrap();
+    config["clusterDNS"].clone()
+}
+
+#[test]
+fn pods_are_sent_to_the_cache_only_where_it_runs() {
+    let told = |plan: &Plan| file(plan, "/etc/default/kubelet").contains("localdns-state=enabled");
+    let steps = |plan: &Plan| plan.steps().filter(|step| step.id.starts_with("local-dns.")).count();
+    let serves = local_dns_plan(|_, _| {});
+    assert_eq!((cluster_dns(&serves), told(&serves), steps(&serves)), (serde_json::json!(["169.254.10.11"]), true, 4));
+    let position = |id: &str| serves.steps().position(|step| step.id == id).unwrap();
+    assert!(position(LOCAL_DNS_RUNNING) < position("kubelet.config"), "kubelet's file waits for the cache");
+
+    type Without = (fn(&mut Facts), &'static str);
+    let without: [Without; 2] = [
+        (
+            |facts| facts.present.clear(),
+            "LocalDnsUnavailable: the image has no /opt/azure/containers/localdns/binary/coredns;",
+        ),
+        (|facts| facts.local_dns_failure = Some("it hangs".to_owned()), "LocalDnsUnavailable: it hangs;"),
+    ];
+    for (change, note) in without {
+        let plain = local_dns_plan(|_, facts| change(facts));
+        assert_eq!((cluster_dns(&plain), told(&plain), steps(&plain)), (serde_json::json!(["10.0.0.10"]), false, 0));
+        assert!(plain.notes.iter().any(|found| found.starts_with(note)), "{:?}", plain.notes);
+    }
+}
+
+#[test]
+fn what_the_provisioner_tells_kubelet_does_not_lead_pods_past_the_cache() {
+    let plan = local_dns_plan(|config, _| {
+        config.kubelet.config.insert("clusterDNS".to_owned(), serde_json::json!(["10.0.0.10"]));
+        config.kubelet.flags.insert("cluster-dns".to_owned(), "10.0.0.10".to_owned());
+    });
+    assert_eq!(cluster_dns(&plan), serde_json::json!(["169.254.10.11"]));
+    assert!(!file(&plan, "/etc/default/kubelet").contains("cluster-dns"));
+}
+
+#[test]
+fn the_order_of_zones_restarts_nothing() {
+    let inputs = |plan: &Plan| plan.steps().find(|step| step.id == LOCAL_DNS_RUNNING).cloned().unwrap();
+    let reversed = local_dns_plan(|config, _| {
+        let profile = config.local_dns.as_mut().unwrap();
+        profile.node_zones.reverse();
+        profile.pod_zones.reverse();
+    });
+    assert_eq!(inputs(&local_dns_plan(|_, _| {})), inputs(&reversed));
+}

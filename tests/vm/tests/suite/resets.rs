@@ -51,8 +51,9 @@ fn reset_once(lock: VmLock, image: &Image, moment: Duration) -> String {
     let boot_id = vm.boot_id().expect("the shell answered").replace('-', "");
     let journal = told(&mut vm, "cat /var/lib/nap-agent/journal.jsonl");
     let lines = journal.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let of_first_boot = lines.filter(|line| line["bootId"].as_str().is_some_and(|id| id.replace('-', "") != boot_id));
-    of_first_boot.last().map_or("nothing yet".to_owned(), |line| format!("{} {}", line["step"], line["event"]))
+    let mut of_first_boot =
+        lines.filter(|line| line["bootId"].as_str().is_some_and(|id| id.replace('-', "") != boot_id));
+    of_first_boot.next_back().map_or("nothing yet".to_owned(), |line| format!("{} {}", line["step"], line["event"]))
 }
 
 /// Another moment for each number, the same in every run (a linear congruential generator; Knuth's numbers).
