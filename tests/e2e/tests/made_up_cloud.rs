@@ -13,7 +13,7 @@ use serde_json::json;
 const INSIDE: &str = "NAP_INSIDE_NAMESPACE";
 
 /// A way out that leads nowhere, caught on the way. 10.200.0.0/24 exists only in the namespace.
-const WAY_OUT: &str = "ip link set lo up && ip link add out type dummy && ip addr add 10.200.0.2/24 dev out && \
+const WAY_OUT: &str = "ip link set lo up && ip link add out type veth peer name gone && ip link set gone up && ip addr add 10.200.0.2/24 dev out && \
                        sysctl -q -w net.ipv6.conf.out.disable_ipv6=1 && ip link set out up && ip route add default via 10.200.0.1";
 
 #[test]
