@@ -11,7 +11,7 @@ use nap_host::wait::last_waited_for;
 use nap_host::{api, chain, logs, observe, persist};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
-use nap_model::plan::{LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT, Plan, Stage, plan};
+use nap_model::plan::{LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT, Plan, Stage, plan, public_registry};
 use nap_model::report::{Failure, Reason};
 use tracing::{info, warn};
 
@@ -108,7 +108,7 @@ impl Run<'_> {
         while let Some(stage) = plan.stages.get(at) {
             self.progress.enter(stage.name);
             let applied = if stage.name == "containerd" {
-                let (containerd, api_server) = tokio::join!(self.containerd(stage), self.api_server());
+                let (containerd, api_server) = tokio::join!(self.containerd(stage), self.routes());
                 let applied = containerd?;
                 api_server?;
                 applied
@@ -158,6 +158,18 @@ impl Run<'_> {
             )
         })?;
         Ok(applied)
+    }
+
+    /// The routes that a node needs, in the order in which it needs them, to the first that is broken. IMDS comes first and has been
+    /// asked already. Without the registry the node comes up on what its image has, so that is only said.
+    async fn routes(&self) -> Result<(), Failure> {
+        self.api_server().await?;
+        if let Some(registry) = public_registry(self.config).filter(|_| !self.facts.has_joined())
+            && let Err(error) = api::reach(&registry).await
+        {
+            self.progress.note(format!("RegistryUnreachable: {}", chain(&error)));
+        }
+        Ok(())
     }
 
     /// A node that has joined starts kubelet even while the API server is away: its pods must come up.

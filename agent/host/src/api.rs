@@ -159,6 +159,14 @@ fn unhealthy(error: hyper::Error) -> ApiError {
     ApiError::Unhealthy(crate::chain(&error))
 }
 
+/// Whether a server's name resolves and its port answers, tried once.
+///
+/// # Errors
+/// At which of the two it was lost.
+pub async fn reach(server: &ApiServer) -> Result<(), ApiError> {
+    connect(server).await.map(drop)
+}
+
 async fn connect(server: &ApiServer) -> Result<TcpStream, ApiError> {
     let lost = |message: String| ApiError::Dns { host: server.host.clone(), message };
     let lookup = timeout(STAGE_LIMIT, tokio::net::lookup_host((server.host.as_str(), server.port))).await;

@@ -73,7 +73,9 @@ impl Node {
                 "taints": ["dedicated=test:NoSchedule"],
                 "kubeletConfig": {"healthzPort": self.healthz_port},
             },
-            "cloud": {"subscriptionID": "s", "resourceGroup": "MC_Test", "location": "westeurope"},
+            // A cloud that nobody knows: a boot of the tests looks for nothing outside this machine.
+            "cloud": {"environment": "NapTestCloud", "subscriptionID": "s", "resourceGroup": "MC_Test", "location": "westeurope"},
+            "containerd": {"sandboxImage": "registry.test.example/pause:1"},
             "boot": {"budgetSeconds": 60, "apiServerSeconds": 2, "unitStartSeconds": 20, "kubeletHealthySeconds": 20, "registrationSeconds": 20},
             "nodeClass": {"linuxOSConfig": {"sysctls": {"vmSwappiness": 10}}},
         })

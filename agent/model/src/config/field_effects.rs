@@ -45,6 +45,8 @@ const TEXTS: &[(&str, &str)] = &[
     ("custom_linux_os_config.sysctl_config.net_ipv4_ip_local_port_range", "2000 50000"),
     ("auth_config.service_principal_secret", "b3RoZXI="),
     ("cluster_config.location", "chinaeast2"),
+    ("kubelet_config.kubelet_config_file_config.kube_reserved_cgroup", "/kubereserved.slice"),
+    ("kubelet_config.kubelet_config_file_config.system_reserved_cgroup", "/system.slice"),
     ("os.ulimits.noFile", "1024"),
     ("os.ulimits.maxLockedMemory", "1024"),
     ("custom_linux_os_config.ulimit_config.no_file", "1024"),

@@ -266,8 +266,12 @@ fn node_ip(config: &NodeConfig, facts: &Facts, address: IpAddr, notes: &mut Vec<
 }
 
 fn labels(config: &NodeConfig, local_dns: &LocalDns<'_>) -> String {
+    // Who talks to kubelet must know which authority signed its certificate.
+    let signed = config.kubelet.config.get("serverTLSBootstrap").is_some_and(|signed| signed == true);
+    let serving = signed.then_some(("kubernetes.azure.com/kubelet-serving-ca", "cluster"));
     let mut labels = cni::labels(config.cni)
         .iter()
+        .chain(&serving)
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect::<BTreeMap<_, _>>();
     labels.extend(config.labels.iter().map(|(key, value)| (key.as_str().to_owned(), value.as_str().to_owned())));

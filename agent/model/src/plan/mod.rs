@@ -21,6 +21,7 @@ mod provider_id;
 mod proxy;
 mod registries;
 mod resource;
+mod slices;
 mod system;
 mod trust;
 
@@ -31,6 +32,7 @@ use local_dns::LocalDns;
 pub use local_dns::{COREFILE, LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT};
 pub use packet_filter::{PACKET_FILTER_TABLE, packet_filter_rules};
 use provider_id::node_provider_id;
+pub use registries::public_registry;
 pub use resource::{AbsPath, AbsPathError, Content, Digest, Plan, Readiness, Stage, Step, Want, When};
 
 use crate::config::NodeConfig;
@@ -58,8 +60,9 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     notes.extend(trust::notes(config, facts));
     let proxy = proxy::files(config, os, &mut notes);
     let trust = trust::files(config, os);
-    // Go programs read both once, when they start.
-    let shared: Vec<Step> = [proxy, trust].concat();
+    // containerd and kubelet read these once, when they start.
+    let shared: Vec<Step> = [proxy, trust, slices::files(&config.kubelet.config)].concat();
+    slices::refuse_missing(&config.kubelet.config)?;
     let local_dns = LocalDns::new(config, facts);
     let kubelet = kubelet::Kubelet::new(config, facts, os, &shared, &local_dns)?;
     let containerd = containerd::Containerd::new(config, facts, os, &shared, &mut notes);

@@ -2,7 +2,16 @@
 
 use super::resource::{AbsPath, Content, Step, Want};
 use crate::clouds;
-use crate::config::NodeConfig;
+use crate::config::{ApiServer, NodeConfig};
+
+/// The registry that this node reaches by itself: not through a proxy, not in a network-isolated cluster, not in a cloud that nobody
+/// knows.
+pub fn public_registry(config: &NodeConfig) -> Option<ApiServer> {
+    if config.proxy.is_some() || config.registries.bootstrap.is_some() {
+        return None;
+    }
+    ApiServer::try_from(clouds::named(&config.cloud.environment)?.registry).ok()
+}
 
 /// In a network-isolated cluster one registry of the user's stands for the cloud's public one.
 ///

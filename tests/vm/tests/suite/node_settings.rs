@@ -27,7 +27,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ),
     ("cat /etc/apt/apt.conf.d/95proxy | head -n 1", "Acquire::http::Proxy \"http://proxy.example:3128\";"),
     ("grep -c '^HTTPS_PROXY=' /etc/environment", "1"),
-    ("sshd -T -C user=azureuser | grep -i '^pubkeyauthentication'", "pubkeyauthentication no"),
+    ("mkdir -p /run/sshd; sshd -T -C user=azureuser | grep -i '^pubkeyauthentication'", "pubkeyauthentication no"),
     ("systemctl is-active ssh.service; systemctl is-enabled ssh.service", "inactive\ndisabled"),
     ("chage -l azureuser | grep -c never", "3"),
     ("cat /etc/motd", "Property of Example Corp."),
