@@ -124,6 +124,7 @@ impl ScratchRoot {
         );
         root.install_script("/usr/bin/chage", CHAGE);
         root.write("/dev/console", "");
+        root.write("/var/lib/hyperv/.kvp_pool_1", "");
         root.machine_starts(1);
         root.write("/opt/bin/kubelet", "");
         root.write("/usr/bin/containerd", "");

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use nap_e2e::node::{Node, api_options, free_port, text};
+use nap_model::report::REASONS;
 use pretend_azure::{BlackHole, CsrPolicy, Fault, SignedDuration};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Boots, and holds the end against what was expected.
 async fn fails(node: &Node, reason: &str, exit_code: i32, within: Duration) {
@@ -19,10 +20,85 @@ async fn fails(node: &Node, reason: &str, exit_code: i32, within: Duration) {
     assert_eq!(report["ExitCode"], exit_code.to_string());
     assert!(report["Error"].as_str().is_some_and(|error| error.contains(reason) && error.contains("do: ")), "{report}");
     assert!(said.contains(reason), "the log names it: {said}");
-    assert!(node.root.read("/dev/console").contains(&format!("BOOT FAILED {reason}")), "the console names it");
+    let console = node.root.read("/dev/console");
+    assert!(console.contains(&format!("BOOT FAILED {reason}")), "the console names it");
+    assert!(console.lines().count() <= 10, "the console has ten lines at most: {console}");
+    let pool = node.root.read("/var/lib/hyperv/.kvp_pool_1");
+    assert!(
+        pool.contains(&format!("result=error|reason={reason}|exit_code={exit_code}|")),
+        "the host can read it: {pool:?}"
+    );
+    assert!(events(node).iter().any(|event| {
+        let message = event["Message"].as_str().unwrap_or_default();
+        event["EventLevel"] == "Error" && message.starts_with(&format!("Failed: exit code {exit_code}, {reason}: "))
+    }));
     let wait = node.agent(&["wait"]).await;
     assert_eq!(wait.status.code(), Some(exit_code), "wait returns it");
     assert!(text(&wait).contains(reason));
+}
+
+/// What the guest agent would take.
+fn events(node: &Node) -> Vec<Value> {
+    let directory = node.path("/var/log/azure/Microsoft.Azure.Extensions.CustomScript/events");
+    let files = std::fs::read_dir(directory).unwrap().flatten();
+    files.map(|file| serde_json::from_slice(&std::fs::read(file.path()).unwrap()).unwrap()).collect()
+}
+
+/// A reason without a test here may be one that nothing leads to.
+#[test]
+fn every_reason_is_made_to_happen() {
+    let tests = include_str!("failures.rs");
+    let missing = REASONS
+        .iter()
+        .map(|row| row.reason.to_string())
+        .filter(|reason| !tests.contains(&format!("fails(&node, \"{reason}\"")));
+    assert_eq!(missing.collect::<Vec<_>>(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_with_mistakes() {
+    let node = Node::new(api_options()).await;
+    let mut document = node.bootstrap();
+    document["nodeClass"]["maxPods"] = json!("many");
+    node.hand_over(document.to_string().as_bytes());
+    fails(&node, "ConfigInvalid", 240, Duration::from_secs(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containerd_missing() {
+    let node = Node::new(api_options()).await;
+    node.hand_over(node.bootstrap().to_string().as_bytes());
+    std::fs::remove_file(node.path("/usr/bin/containerd")).unwrap();
+    fails(&node, "ContainerdBinaryMissing", 28, Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trust_store_cannot_be_made() {
+    let node = Node::new(api_options()).await;
+    let mut document = node.bootstrap();
+    document["trust"] = json!({"certificates": [node.api.ca_pem()]});
+    node.hand_over(document.to_string().as_bytes());
+    node.root.write("/usr/sbin/update-ca-certificates", "#!/bin/sh\necho 'no space left' >&2\nexit 1\n");
+    fails(&node, "TrustStoreFailed", 161, Duration::from_secs(5)).await;
+    assert!(node.report()["Error"].as_str().is_some_and(|error| error.contains("no space left")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_without_its_storage() {
+    let node = Node::new(pretend_azure::ApiOptions { unavailable: true, ..api_options() }).await;
+    node.hand_over(node.bootstrap().to_string().as_bytes());
+    fails(&node, "ApiServerUnhealthy", 51, Duration::from_secs(12)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubelets_health_endpoint_is_somebody_elses() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let node = Node::new(api_options()).await;
+    let mut document = node.bootstrap();
+    document["node"]["kubeletConfig"]["healthzPort"] = json!(silent.local_addr().unwrap().port());
+    document["boot"]["kubeletHealthySeconds"] = json!(3);
+    node.hand_over(document.to_string().as_bytes());
+    fails(&node, "KubeletUnhealthy", 34, Duration::from_secs(30)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,7 @@ pub(crate) struct Cluster {
     pub(crate) verifier: Arc<dyn ClientCertVerifier>,
     pub(crate) policy: Mutex<Policy>,
     pub(crate) admin_token: String,
+    pub(crate) unavailable: bool,
     pub(crate) anonymous: bool,
     pub(crate) version: String,
     pub(crate) log: RequestLog,

@@ -56,6 +56,7 @@ async fn answer(
         cluster.log.identified(ticket, &user.name);
     }
     let payload = match user {
+        Ok(_) if cluster.unavailable => Err(ApiError::unavailable()),
         Ok(user) => respond(&cluster, &user, &noted, request.into_body()).await,
         Err(error) => Err(error),
     };

@@ -254,6 +254,7 @@ fn assemble(options: ApiOptions) -> Result<(Arc<Cluster>, TlsAcceptor), Certific
         verifier,
         policy: Mutex::new(policy),
         admin_token: random_hex(16),
+        unavailable: options.unavailable,
         anonymous: options.anonymous,
         version: options.kubernetes_version,
         log: options.log,

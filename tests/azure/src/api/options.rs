@@ -26,6 +26,8 @@ pub struct ApiOptions {
     pub csr_policy: CsrPolicy,
     /// Refuse to create Nodes, as an admission webhook does.
     pub reject_node_creation: bool,
+    /// Answer everything with 503, as a server does whose storage is away.
+    pub unavailable: bool,
     /// Let anonymous clients read `/version` and the health endpoints; otherwise they get 401.
     pub anonymous: bool,
     /// The version to claim, without `v`.
@@ -44,6 +46,7 @@ impl Default for ApiOptions {
             foreign_server_certificate: false,
             csr_policy: CsrPolicy::Approve,
             reject_node_creation: false,
+            unavailable: false,
             anonymous: true,
             kubernetes_version: "1.36.2".to_owned(),
             log: RequestLog::default(),

@@ -98,6 +98,10 @@ impl ApiError {
         Self::new(415, "UnsupportedMediaType", message)
     }
 
+    pub(crate) fn unavailable() -> Self {
+        Self::new(503, "ServiceUnavailable", "the server is currently unable to handle the request")
+    }
+
     pub(crate) fn too_large() -> Self {
         Self::new(413, "RequestEntityTooLarge", "Request entity too large: limit is 3145728")
     }

@@ -35,6 +35,12 @@ const SETTINGS: &[(&str, &str)] = &[
     ("getent hosts api.nap-vm.test | awk '{ print $1 }'", "168.61.0.10"),
     ("grep -c Periodic /etc/apt/apt.conf.d/99periodic", "4"),
     ("nft list table inet nap_agent | grep -c 'no .* for pods'", "3"),
+    ("nft list table inet nap_agent | grep -c notrack", "12"),
+    ("systemctl is-active localdns.service", "active"),
+    ("ip -brief address show localdns | grep -o '169.254.10.1[01]/32' | xargs", "169.254.10.10/32 169.254.10.11/32"),
+    ("grep '^nameserver' /etc/resolv.conf", "nameserver 169.254.10.10"),
+    ("grep -A 2 clusterDNS /etc/default/kubeletconfig.json | grep -o '169.254.10.11'", "169.254.10.11"),
+    ("systemctl show --property ControlGroup localdns.service", "ControlGroup=/localdns.slice/localdns.service"),
 ];
 
 #[test]
@@ -43,7 +49,11 @@ fn what_a_node_is_asked_for_is_applied_kept_and_put_back() {
     let azure = Azure::start();
     let certificate = rcgen::generate_simple_self_signed(["nap-vm root".to_owned()]).unwrap().cert.pem();
     let mut options = VmOptions::new("settings", VM_ID);
-    options.overlay = guest::agent().unwrap().file("/opt/bin/kubelet", artifact("pretend-kubelet").unwrap(), 0o755);
+    let coredns = "/opt/azure/containers/localdns/binary/coredns";
+    options.overlay = guest::agent()
+        .unwrap()
+        .file("/opt/bin/kubelet", artifact("pretend-kubelet").unwrap(), 0o755)
+        .file(coredns, artifact("pretend-coredns").unwrap(), 0o755);
     options.disc = Some(azure.disc(Some(custom_data(&document(&azure, &certificate)))));
     options.forwards = azure.forwards();
     let mut vm = Vm::start_with(lock, &image, &options).unwrap();
@@ -59,6 +69,7 @@ fn what_a_node_is_asked_for_is_applied_kept_and_put_back() {
     assert_eq!(wait_for_agent(&mut vm), 0);
     assert_settings(&mut vm, &certificate);
 
+    assert_dns_outlives_its_server(&mut vm);
     change_everything_by_hand(&mut vm);
     let took = wait_until_put_back(&mut vm);
     note(format_args!("everything was put back after {} s", took.as_secs()));
@@ -76,6 +87,7 @@ os:
   adminUser: azureuser
   unattendedUpgrades: false
 nodeClass:
+  localDNS: {{mode: Required}}
   kubelet: {{failSwapOn: false}}
   linuxOSConfig:
     sysctls: {{vmSwappiness: 10}}
@@ -129,6 +141,18 @@ fn assert_pods_are_kept_from_the_host(vm: &mut Vm) {
     told(vm, "ip netns del pod; nft delete table ip pod");
 }
 
+/// A cache that is killed is back within seconds; one that is stopped leaves the node the resolver that it had.
+fn assert_dns_outlives_its_server(vm: &mut Vm) {
+    let killed = told(vm, "pidof pretend-coredns coredns");
+    told(vm, &format!("kill -9 {killed}"));
+    let back =
+        "until ss -Hlun 'src 169.254.10.10:53' | grep -q .; do sleep 0.2; done; systemctl is-active localdns.service";
+    assert_eq!(told(vm, back), "active");
+    told(vm, "systemctl stop nap-agent.service localdns.service");
+    assert_eq!(told(vm, "grep '^nameserver' /etc/resolv.conf"), "nameserver 168.61.0.2");
+    told(vm, "systemctl start localdns.service nap-agent.service");
+}
+
 fn change_everything_by_hand(vm: &mut Vm) {
     told(
         vm,
@@ -148,6 +172,7 @@ fn change_everything_by_hand(vm: &mut Vm) {
          sed -i /api.nap-vm.test/d /etc/hosts
          echo >/etc/apt/apt.conf.d/99periodic
          nft flush table inet nap_agent
+         systemctl kill --kill-whom=main --signal=KILL localdns.service
          systemctl start nap-agent.service",
     );
 }
