@@ -73,6 +73,10 @@ async fn with_config(
 ) -> Result<Booted, Failure> {
     progress.enter("observe");
     let mut facts = context.observe(config).await?;
+    // A cache that did not come up is not tried again before the machine's next boot: kubelet knows by now where pods ask.
+    let before = persist::read_facts(&context.root).map_err(|error| step_failed("facts", &error))?;
+    facts.local_dns_failure =
+        before.filter(|before| before.boot_id == facts.boot_id).and_then(|facts| facts.local_dns_failure);
     context.add_instance(&mut facts, config).await;
 
     progress.enter("plan");

@@ -1,4 +1,5 @@
-//! Installed as `/opt/azure/containers/aks-node-controller`, this program takes that one's commands.
+//! Called as `aks-node-controller`, this program takes that one's commands: an image links it to
+//! `/opt/azure/containers/aks-node-controller`.
 //!
 //! Today's provisioners call `provision` from a boothook and `provision-wait` from the custom script extension. Both lead to the same
 //! boot and the same report as nap-boot.service; a lock keeps two boots apart. The hotfix commands succeed and do nothing: this

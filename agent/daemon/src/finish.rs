@@ -52,7 +52,6 @@ pub(crate) async fn finish(root: &Root, progress: &Progress, tail: &Tail, outcom
         }
     };
     to_console(root, &line);
-    to_host(root, progress, &outcome);
     let mut report = ProvisionReport::new(
         outcome.as_ref().map(|_| ()),
         &timeline(root, progress).await,
@@ -64,6 +63,7 @@ pub(crate) async fn finish(root: &Root, progress: &Progress, tail: &Tail, outcom
     if let Err(error) = persist::write_report(root, &report) {
         error!(error = chain(&error), "cannot write the report");
     }
+    to_host(root, progress, &outcome);
     outcome.err().map_or(0, |failure| failure.reason.exit_code())
 }
 

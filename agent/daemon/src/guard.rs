@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use nap_host::executor::{Comparison, Executor, compare};
 use nap_host::journal::{self, Event, Journal};
 use nap_host::units::Units;
-use nap_host::{api, chain, notify, observe, persist};
+use nap_host::{alone, api, chain, notify, observe, persist};
 use nap_model::config::NodeConfig;
 use nap_model::plan::{Plan, Stage, Step, Want, keep, node_name};
 use nap_model::report::{Failure, Reason};
@@ -125,6 +125,11 @@ impl Guard<'_> {
     }
 
     async fn look(&mut self) -> State {
+        let _alone = match alone::now(&self.context.root) {
+            Ok(Some(alone)) => alone,
+            Ok(None) => return State::NotBooted("a boot is running".to_owned()),
+            Err(error) => return State::Failed(chain(&error)),
+        };
         match booted_now(self.context) {
             Ok(()) => {}
             Err(why) => {

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use nap_host::wait::last_waited_for;
-use nap_host::{chain, notify, persist};
+use nap_host::{alone, chain, notify, persist};
 use nap_model::report::{Failure, Reason};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -98,9 +98,12 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
 
 /// Boots, and writes the report whatever happens: also when systemd runs out of patience.
 async fn boot_and_report(context: &Context, tail: &Tail) -> anyhow::Result<u8> {
+    let (_alone, waited) = alone::wait(&context.root).await?;
+    if waited && let Some(code) = wait::ended(context)? {
+        info!(exit_code = code, "another boot has ended meanwhile; its report stands");
+        return Ok(code);
+    }
     let progress = Progress::new();
-    // Another boot's end is waited for: then almost everything is true already, and this one only says so.
-    let _alone = nap_host::alone::wait(&context.root).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let outcome = match persist::clear_report(&context.root) {
         Ok(()) => tokio::select! {

@@ -25,6 +25,15 @@ pub(crate) async fn wait(context: &Context, limit: Duration, out: &mut impl Writ
     }
 }
 
+/// The exit code of this machine boot's report, when there is one.
+pub(crate) fn ended(context: &Context) -> anyhow::Result<Option<u8>> {
+    let boot_id = observe::boot_id(&context.root)?;
+    Ok(match finished(context, &boot_id) {
+        Try::Done(report) => Some(report.exit_code.parse().unwrap_or(1)),
+        Try::Again(_) | Try::Stop(_) => None,
+    })
+}
+
 fn finished(context: &Context, boot_id: &str) -> Try<ProvisionReport, String> {
     match persist::read_complete_report(&context.root) {
         // A report of an earlier boot, or of an image that was captured with one, is not about this boot.

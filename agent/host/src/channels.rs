@@ -21,6 +21,7 @@ const KEY_BYTES: usize = 512;
 /// Source: HV_KVP_EXCHANGE_MAX_VALUE_SIZE, include/uapi/linux/hyperv.h.
 const VALUE_BYTES: usize = 2048;
 const RECORD_BYTES: usize = KEY_BYTES + VALUE_BYTES;
+const MAX_POOL_BYTES: usize = 16 * 1024 * 1024;
 
 /// Leaves events for the guest agent. Their names are numbers (it looks at no others), each its own.
 ///
@@ -51,15 +52,22 @@ pub fn set_kvp(root: &Root, key: &str, value: &str) -> Result<(), FileError> {
     }
     let wrap = |source| FileError { action: "write", path: KVP_POOL.to_owned(), source };
     let file = root.open_both_ways(KVP_POOL, OFlag::empty())?;
-    // The daemon and cloud-init lock it, too.
-    let mut file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| wrap(errno.into()))?;
+    // cloud-init takes the same lock, for a moment. Who holds it longer costs this channel, not the report.
+    let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| wrap(errno.into()))?;
     put_record(&mut file, key, value).map_err(wrap)
 }
 
 /// Over the record with this key, else at the end.
 fn put_record(file: &mut File, key: &str, value: &str) -> io::Result<()> {
-    let mut pool = Vec::new();
-    file.take(1 << 20).read_to_end(&mut pool)?;
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    if length > MAX_POOL_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "the pool is larger than any that the host would read",
+        ));
+    }
+    let mut pool = Vec::with_capacity(length);
+    file.read_to_end(&mut pool)?;
     let is_ours = |record: &[u8]| record[..KEY_BYTES].split(|byte| *byte == 0).next() == Some(key.as_bytes());
     let whole = pool.chunks_exact(RECORD_BYTES);
     let count = whole.len();

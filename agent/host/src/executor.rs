@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nap_model::plan::{AbsPath, Digest, Plan, Readiness, Stage, Step, Want, text_diff};
+use nap_model::secret::MASK;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::task::JoinSet;
@@ -251,7 +252,7 @@ async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError
                 Some(summary) if content.is_secret() => differs(summary, String::new()),
                 Some(summary) => {
                     let old = old.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-                    differs(summary, text_diff(&old, content.reveal()))
+                    differs(summary, text_diff(&without_passwords(&old), content.reveal()))
                 }
             }
         }
@@ -263,19 +264,28 @@ async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError
             None => return Err(StepError::NotInKernel(path.to_string())),
             Some(now) => plain((now != *value).then(|| format!("set {path} from {now} to {value}"))),
         },
-        Want::Block { path, lines, .. } => match block::difference(root, path, lines)? {
+        Want::Block { path, place, lines, .. } => match block::difference(root, path, *place, lines)? {
             None => None,
-            Some((old, new)) => differs(format!("put our lines into {path}"), text_diff(&old, &new)),
+            Some((old, _)) => differs(format!("put our lines into {path}"), text_diff(block::ours(&old), lines)),
         },
         Want::SwapFile { path, bytes } => plain(swap::difference(root, path, *bytes)?),
         Want::TrustStore { bundle, certificates, .. } => plain(trust_store::difference(root, bundle, certificates)?),
         Want::NoExpiry { user } => plain(expiry::difference(root, user)?),
         Want::Enabled { name, enabled } => plain(enabled_difference(root, name, *enabled).await?),
-        Want::Reread { name, files, inputs } => plain(reread_difference(root, name, files, inputs).await?),
+        Want::Reread { name, files } => plain(reread_difference(root, name, files).await?),
         Want::Module { name } => plain((!kernel::has_module(root, name)?).then(|| format!("load {name}"))),
         Want::PacketFilter { rules } => plain(packet_filter::difference(root, rules)?),
         Want::Unit { name, inputs, readiness } => plain(unit_difference(root, name, inputs, *readiness).await?),
     })
+}
+
+/// What stood there may be somebody else's, a proxy's password in it.
+fn without_passwords(text: &str) -> String {
+    let mask = |word: &str| match (word.split_once("://"), word.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{MASK}@{host}"),
+        _ => word.to_owned(),
+    };
+    text.split_inclusive(char::is_whitespace).map(mask).collect()
 }
 
 fn directory_difference(entry: Option<Entry>, path: &AbsPath, mode: u32) -> Option<String> {
@@ -342,23 +352,18 @@ fn reread_stamp(name: &str) -> String {
     format!("{STAMPS}/{name}.read")
 }
 
-async fn reread_difference(
-    root: &Root,
-    name: &str,
-    files: &[AbsPath],
-    inputs: &Digest,
-) -> Result<Option<String>, StepError> {
+async fn reread_difference(root: &Root, name: &str, files: &[AbsPath]) -> Result<Option<String>, StepError> {
     let Some(units) = systemd(root).await? else { return Ok(None) };
     // What does not run will read them when it starts.
-    if !units.status(name).await?.is_active()
-        || root.read_text(&reread_stamp(name))?.as_deref() == Some(inputs.as_str())
-    {
+    if !units.status(name).await?.is_active() {
         return Ok(None);
     }
-    let started = units.started_at(name).await?;
+    // When it last read: at its start, or when it was told to. The stamp's own time is that moment.
+    let stamp = AbsPath::try_from(reread_stamp(name).as_str()).expect("unit names have no slash");
+    let read_at = units.started_at(name).await?.max(root.changed_at(&stamp)?);
     for file in files {
         // The same moment counts as before: systemd starts a unit and then the unit reads.
-        if root.changed_at(file)? > started {
+        if root.changed_at(file)? > read_at {
             return Ok(Some(format!("let {name} read {file} anew")));
         }
     }
@@ -400,7 +405,9 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
             Ok(root.write(&stamp, inputs.as_str().as_bytes(), 0o644)?)
         }
         Want::Choice { path, value } => blocking(root, move |root| kernel::write_choice(root, &path, &value)).await,
-        Want::Block { path, mode, lines } => blocking(root, move |root| block::write(root, &path, mode, &lines)).await,
+        Want::Block { path, place, mode, lines } => {
+            blocking(root, move |root| block::write(root, &path, place, mode, &lines)).await
+        }
         Want::SwapFile { path, bytes } => blocking(root, move |root| swap::make(root, &path, bytes)).await,
         Want::TrustStore { program, .. } => Ok(trust_store::update(root, program).await?),
         Want::NoExpiry { user } => Ok(expiry::never(root, &user).await?),
@@ -410,10 +417,10 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
                 if enabled { units.enable(name, unit_limit).await } else { units.disable(name, unit_limit).await };
             Ok(changed?)
         }
-        Want::Reread { name, inputs, .. } => {
+        Want::Reread { name, .. } => {
             Units::connect(root).await?.reload_or_restart(name, unit_limit).await?;
             let stamp = AbsPath::try_from(reread_stamp(name).as_str()).expect("unit names have no slash");
-            blocking(root, move |root| root.write(&stamp, inputs.as_str().as_bytes(), 0o644)).await
+            blocking(root, move |root| root.write(&stamp, b"", 0o644)).await
         }
         Want::PacketFilter { rules } => Ok(packet_filter::load(root, &rules).await?),
         Want::Module { name } => Ok(kernel::load_module(root, name).await?),

@@ -42,11 +42,11 @@ pub async fn observe(root: &Root) -> Result<Facts, FileError> {
         host_name: host_name(root)?,
         boot_id: boot_id(root)?,
         dmi: dmi(root)?,
-        kernel: hardware::kernel(root)?,
-        trust: hardware::trust(root)?,
-        root_disk: hardware::root_disk(root)?,
-        nics: hardware::nics(root)?,
-        gpu: hardware::gpu(root)?,
+        kernel: or_default("kernel", hardware::kernel(root)),
+        trust: or_default("trusted launch", hardware::trust(root)),
+        root_disk: or_default("root disk", hardware::root_disk(root)),
+        nics: or_default("network interfaces", hardware::nics(root)),
+        gpu: or_default("GPU", hardware::gpu(root)),
         present: hardware::present(root)?,
         programs: programs(root, &os).await?,
         primary_address: primary_address(),
@@ -54,6 +54,14 @@ pub async fn observe(root: &Root) -> Result<Facts, FileError> {
         client_certificate: client_certificate(root)?,
         local_dns_failure: None,
         os,
+    })
+}
+
+/// A device that goes away while it is looked at must not cost the boot.
+fn or_default<T: Default>(what: &str, observed: Result<T, FileError>) -> T {
+    observed.unwrap_or_else(|error| {
+        warn!(what, error = chain(&error), "cannot be observed; going on as if there were none");
+        T::default()
     })
 }
 

@@ -300,8 +300,12 @@ impl Units {
     /// When there is no such unit, or it does not come up within `limit`.
     pub async fn enable(&self, unit: &str, limit: Duration) -> Result<(), UnitError> {
         let manager = self.manager().await.map_err(call("find", unit))?;
-        if self.file_state(unit).await?.is_some_and(|state| state.starts_with("masked")) {
-            answered(manager.unmask_unit_files(&[unit], false)).await.map_err(call("unmask", unit))?;
+        // A timer whose service is masked is refused; images mask both.
+        let service = unit.strip_suffix(".timer").map(|name| format!("{name}.service"));
+        for name in [Some(unit), service.as_deref()].into_iter().flatten() {
+            if self.file_state(name).await?.is_some_and(|state| state.starts_with("masked")) {
+                answered(manager.unmask_unit_files(&[name], false)).await.map_err(call("unmask", name))?;
+            }
         }
         answered(manager.enable_unit_files(&[unit], false, false)).await.map_err(call("enable", unit))?;
         answered(manager.reload()).await.map_err(call("reload for", unit))?;

@@ -227,7 +227,7 @@ const NETWORK: &[Field] = &[
         .ignored("DaemonSets enforce network policies, not the node"),
     field("vnet_cni_plugins_url", Text, "Archive of Azure's CNI plugins.").ignored(NO_DOWNLOAD),
     field("cni_plugins_url", Text, "Archive of the CNI reference plugins.").ignored(NO_DOWNLOAD),
-    field("standard_secondary_nic_count", COUNT, "NICs beside the primary one, in IMDS' order."),
+    field("standard_secondary_nic_count", COUNT, "NICs beside the primary one, in the order of their names."),
 ];
 
 const CONTAINERD: &[Field] = &[

@@ -27,10 +27,13 @@ pub(super) fn os(checked: Checked<'_>, kubelet: &Map<String, Value>, findings: &
             enabled: checked.flag("enable_ssh").unwrap_or(true),
             public_keys: checked.flag("disable_pubkey_auth") != Some(true),
         },
-        admin_user: checked.text("linux_admin_username").map(str::to_owned),
+        admin_user: Some(checked.text("linux_admin_username").unwrap_or(ADMIN_USER).to_owned()),
         unattended_upgrades: checked.flag("enable_unattended_upgrade"),
     }
 }
+
+/// Source: AgentBaker, `getLinuxAdminUsername`.
+const ADMIN_USER: &str = "azureuser";
 
 fn swap_file(checked: Checked<'_>, kubelet: &Map<String, Value>, findings: &mut Findings) -> Option<u64> {
     let path = "custom_linux_os_config.swap_file_size";

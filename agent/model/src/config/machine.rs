@@ -114,7 +114,7 @@ pub enum SecondaryNics {
     /// None is configured.
     #[default]
     None,
-    /// So many, in IMDS' order.
+    /// So many, in the order of their names.
     Count(u32),
     /// These, by MAC: twelve upper-case hexadecimal digits, as IMDS writes it.
     Macs(Vec<String>),

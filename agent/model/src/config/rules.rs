@@ -95,10 +95,20 @@ pub(super) fn trusted_certificates<'a>(
     blocks
 }
 
+/// Whether the certificate in a PEM block is an authority's (basicConstraints).
+pub(crate) fn is_authority(pem: &str) -> bool {
+    der_of(pem)
+        .is_some_and(|der| x509_parser::parse_x509_certificate(&der).is_ok_and(|(_, certificate)| certificate.is_ca()))
+}
+
+fn der_of(pem: &str) -> Option<Vec<u8>> {
+    let body = pem.split_once(BEGIN)?.1.split_once(END)?.0;
+    BASE64.decode(body.split_ascii_whitespace().collect::<String>()).ok()
+}
+
 /// Subject and validity of a certificate in a PEM block; nothing when it is none.
 pub(crate) fn certificate_validity(pem: &str) -> Option<(String, Certificate)> {
-    let body = pem.split_once(BEGIN)?.1.split_once(END)?.0;
-    let der = BASE64.decode(body.split_ascii_whitespace().collect::<String>()).ok()?;
+    let der = der_of(pem)?;
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
     let time = |time: x509_parser::time::ASN1Time| Timestamp::from_second(time.timestamp()).ok();
     let validity = certificate.validity();

@@ -55,6 +55,8 @@ fn both_formats_describe_the_same_node() {
     let ours = decoded(&node_bootstrap()).config.unwrap();
     let mut theirs = decoded(&aks_node_config()).config.unwrap();
     theirs.format = Format::NodeBootstrap;
+    // Only that format has an administrator whom nobody named.
+    assert_eq!(theirs.os.admin_user.take().as_deref(), Some("azureuser"));
     theirs.labels.retain(|key, _| key.as_str() == "a");
     assert_eq!(ours, NodeConfig { boot: ours.boot, ..theirs });
 }

@@ -46,6 +46,8 @@ pub struct TrustStore {
     pub bundle: &'static str,
     /// The program that makes it, and its arguments.
     pub program: &'static [&'static str],
+    /// Whether only authorities get into the bundle; otherwise a server's own certificate does, too.
+    pub authorities_only: bool,
 }
 
 /// What installs updates by itself.
@@ -63,12 +65,14 @@ const DEBIAN_TRUST: TrustStore = TrustStore {
     anchors: "/usr/local/share/ca-certificates",
     bundle: "/etc/ssl/certs/ca-certificates.crt",
     program: &["/usr/sbin/update-ca-certificates"],
+    authorities_only: false,
 };
 
 const RED_HAT_TRUST: TrustStore = TrustStore {
     anchors: "/etc/pki/ca-trust/source/anchors",
     bundle: "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     program: &["/usr/bin/update-ca-trust", "extract"],
+    authorities_only: true,
 };
 
 /// The rows.
@@ -170,9 +174,19 @@ pub const FABRIC_MANAGER_UNIT: &str = "/usr/lib/systemd/system/nvidia-fabricmana
 /// NVIDIA's device plugin, as a unit of the image.
 pub const DEVICE_PLUGIN_UNIT: &str = "/usr/lib/systemd/system/nvidia-device-plugin.service";
 
+/// Grows the root file system to its partition; systemd 249 of Ubuntu 22.04 has no such unit.
+pub const GROW_ROOT_UNIT: &str = "/usr/lib/systemd/system/systemd-growfs-root.service";
+
 /// Files that not every image has and that the plan asks about; [`Facts::present`] names those that are there.
-pub const OPTIONAL_FILES: &[&str] =
-    &[NFT, COREDNS, SECURE_TLS_BOOTSTRAP_CLIENT, NVIDIA_RUNTIME, FABRIC_MANAGER_UNIT, DEVICE_PLUGIN_UNIT];
+pub const OPTIONAL_FILES: &[&str] = &[
+    NFT,
+    COREDNS,
+    SECURE_TLS_BOOTSTRAP_CLIENT,
+    NVIDIA_RUNTIME,
+    FABRIC_MANAGER_UNIT,
+    DEVICE_PLUGIN_UNIT,
+    GROW_ROOT_UNIT,
+];
 
 impl Distribution {
     /// The row of a machine.

@@ -6,7 +6,7 @@
 use super::resource::{Digest, Readiness, Step, Want};
 use crate::config::NodeConfig;
 use crate::facts::Facts;
-use crate::os::Distribution;
+use crate::os::{Distribution, GROW_ROOT_UNIT};
 
 /// Azure counts a GB of disk as 2^30 bytes.
 const BYTES_PER_GB: u64 = 1 << 30;
@@ -69,13 +69,36 @@ fn disk_mismatch(config: &NodeConfig, facts: &Facts) -> Option<String> {
 
 /// Grows the root file system to its partition. cloud-init grows the partition; a system that could not do both leaves pods without
 /// room. systemd's own unit does it, online, for ext4, xfs and btrfs.
-pub(super) fn grown_root(facts: &Facts) -> Vec<Step> {
+pub(super) fn grown_root(facts: &Facts, notes: &mut Vec<String>) -> Vec<Step> {
     let disk = &facts.root_disk;
     let full = disk.partition_bytes - disk.partition_bytes * FILE_SYSTEM_OVERHEAD_PERCENT / 100;
     if disk.partition_bytes == 0 || disk.file_system_bytes >= full {
         return Vec::new();
     }
+    if !facts.present.contains(GROW_ROOT_UNIT) {
+        let (found, room) = (disk.file_system_bytes / BYTES_PER_GB, disk.partition_bytes / BYTES_PER_GB);
+        notes.push(format!("RootNotGrown: {found} GiB of {room} GiB are used, and the image has no {GROW_ROOT_UNIT}"));
+        return Vec::new();
+    }
     let want =
         Want::Unit { name: "systemd-growfs-root.service", inputs: Digest::of_files([]), readiness: Readiness::Active };
     vec![Step::new("disk.grown-root", "the root file system is smaller than its partition", want).desired()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::DISTRIBUTIONS;
+
+    #[test]
+    fn a_root_that_is_too_small_is_grown_where_the_image_can() {
+        let mut facts = DISTRIBUTIONS[1].typical_facts();
+        let mut notes = Vec::new();
+        assert_eq!(grown_root(&facts, &mut notes).len() + notes.len(), 0);
+        facts.root_disk.file_system_bytes /= 2;
+        facts.present.insert(GROW_ROOT_UNIT.to_owned());
+        assert_eq!(grown_root(&facts, &mut notes)[0].id, "disk.grown-root");
+        facts.present.clear();
+        assert!(grown_root(&facts, &mut notes).is_empty() && notes[0].starts_with("RootNotGrown: "), "{notes:?}");
+    }
 }

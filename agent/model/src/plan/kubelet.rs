@@ -142,10 +142,24 @@ fn configuration(
     for (name, value) in given {
         merge(fields.entry(name.clone()).or_insert(Value::Null), value);
     }
-    if let Some(pod_dns) = local_dns.pod_dns() {
-        fields.insert("clusterDNS".to_owned(), json!(pod_dns));
+    match local_dns.pod_dns() {
+        Some(pod_dns) => _ = fields.insert("clusterDNS".to_owned(), json!(pod_dns)),
+        None => plain_dns(&mut fields, &config.cluster.dns_service_ips),
     }
     fields
+}
+
+/// A provisioner that counts on the cache tells kubelet the cache's link-local address. Without the cache nothing listens there, and
+/// pods would keep it for life.
+fn plain_dns(fields: &mut Map<String, Value>, cluster: &[IpAddr]) {
+    let is_link_local = |address: &Value| {
+        let address = address.as_str().and_then(|text| text.parse().ok());
+        matches!(address, Some(IpAddr::V4(address)) if address.is_link_local())
+    };
+    let given = fields.get("clusterDNS").and_then(Value::as_array);
+    if given.is_some_and(|addresses| addresses.iter().any(is_link_local)) {
+        fields.insert("clusterDNS".to_owned(), json!(cluster));
+    }
 }
 
 /// Fields that every kubelet since 1.30 knows: the matrix of plans looks.

@@ -238,6 +238,7 @@ fn unit() -> String {
      Type=notify\n\
      ExecStart=/usr/bin/nap-agent local-dns run\n\
      ExecStopPost=/usr/bin/nap-agent local-dns clean\n\
+     KillMode=mixed\n\
      Restart=always\n\
      RestartSec=1\n\
      WatchdogSec=60\n\

@@ -33,7 +33,7 @@ pub use local_dns::{COREFILE, LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT};
 pub use packet_filter::{PACKET_FILTER_TABLE, packet_filter_rules};
 use provider_id::node_provider_id;
 pub use registries::public_registry;
-pub use resource::{AbsPath, AbsPathError, Content, Digest, Plan, Readiness, Stage, Step, Want, When};
+pub use resource::{AbsPath, AbsPathError, Content, Digest, Place, Plan, Readiness, Stage, Step, Want, When};
 
 use crate::config::NodeConfig;
 use crate::facts::Facts;
@@ -57,7 +57,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     let os = Distribution::of(&facts.os)?;
     refuse_missing_programs(facts, os)?;
     let mut notes = claims::check(config, facts, os);
-    notes.extend(trust::notes(config, facts));
+    notes.extend(trust::notes(config, facts, os));
     let proxy = proxy::files(config, os, &mut notes);
     let trust = trust::files(config, os);
     // containerd and kubelet read these once, when they start.
@@ -83,7 +83,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     let units = [
         network::units(config, facts, os),
         system::units(config, os),
-        claims::grown_root(facts),
+        claims::grown_root(facts, &mut notes),
         gpu::units(config, facts),
     ];
     notes.extend(local_dns.notes(config));

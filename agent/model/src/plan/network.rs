@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use super::node_address;
-use super::resource::{AbsPath, Content, Digest, Step, Want, public_file};
+use super::resource::{AbsPath, Content, Place, Step, Want, public_file};
 use crate::config::{NodeConfig, SecondaryNics};
 use crate::facts::{Facts, Nic};
 use crate::os::Distribution;
@@ -44,7 +44,7 @@ fn reread(name: &'static str, steps: &[Step]) -> Want {
         Want::File { path, .. } => Some(path.clone()),
         _ => None,
     });
-    Want::Reread { name, files: files.collect(), inputs: Digest::of_files(steps) }
+    Want::Reread { name, files: files.collect() }
 }
 
 fn search_domains(config: &NodeConfig) -> Vec<Step> {
@@ -71,7 +71,7 @@ fn hosts_entry(config: &NodeConfig, facts: &Facts, notes: &mut Vec<String>) -> O
         return None;
     };
     let lines = format!("{address} {}\n", server.host);
-    let want = Want::Block { path: AbsPath::literal("/etc/hosts"), mode: 0o644, lines };
+    let want = Want::Block { path: AbsPath::literal("/etc/hosts"), place: Place::Top, mode: 0o644, lines };
     Some(Step::new("network.api-server-address", "no DNS server here knows the private API server", want))
 }
 
@@ -109,6 +109,11 @@ fn secondary_nic(i: usize, nic: &Nic) -> Step {
 
 /// The wanted NICs, in the order of the configuration or of their names.
 fn secondary_nics(config: &NodeConfig, facts: &Facts, notes: &mut Vec<String>) -> Vec<Nic> {
+    if config.network.secondary_nics != SecondaryNics::None && !facts.nics.iter().any(|nic| is_primary(nic, facts)) {
+        // A guess would take the node's own address away.
+        notes.push("SecondaryNicsSkipped: IMDS does not tell which interface is the primary one".to_owned());
+        return Vec::new();
+    }
     match &config.network.secondary_nics {
         SecondaryNics::None => Vec::new(),
         SecondaryNics::Macs(macs) => {
@@ -127,9 +132,6 @@ fn secondary_nics(config: &NodeConfig, facts: &Facts, notes: &mut Vec<String>) -
         SecondaryNics::Count(count) => {
             let wanted = usize::try_from(*count).unwrap_or(usize::MAX);
             let mut others: Vec<Nic> = facts.nics.iter().filter(|nic| !is_primary(nic, facts)).cloned().collect();
-            if others.len() == facts.nics.len() {
-                others.drain(..others.len().min(1)); // Azure's first NIC is the primary one
-            }
             others.truncate(wanted);
             if others.len() < wanted {
                 notes.push(format!("SecondaryNicMissing: {wanted} more NICs are wanted, there are {}", others.len()));

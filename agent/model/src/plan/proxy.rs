@@ -4,7 +4,7 @@
 //! host, never a proxy. A proxy's URL may hold a password; then only root may read the files, and `/etc/environment`, which everybody
 //! reads, is left alone.
 
-use super::resource::{AbsPath, Content, Step, Want, public_file};
+use super::resource::{AbsPath, Content, Place, Step, Want, public_file};
 use crate::config::{NodeConfig, Proxy};
 use crate::os::{Distribution, Upgrades};
 
@@ -37,7 +37,7 @@ pub(super) fn files(config: &NodeConfig, os: &Distribution, notes: &mut Vec<Stri
         );
     } else {
         let path = AbsPath::literal("/etc/environment");
-        let want = Want::Block { path, mode: 0o644, lines };
+        let want = Want::Block { path, place: Place::Bottom, mode: 0o644, lines };
         steps.push(Step::new("proxy.people", "who logs in finds the proxy in the environment", want).desired());
     }
     steps

@@ -117,10 +117,12 @@ pub enum Want {
         /// The word.
         value: String,
     },
-    /// Lines of ours at the top of a file that others write to as well.
+    /// Lines of ours in a file that others write to as well.
     Block {
         /// Where.
         path: AbsPath,
+        /// At which end of it.
+        place: Place,
         /// Permission bits when the file is not there yet; otherwise it keeps its own.
         #[serde(serialize_with = "octal")]
         mode: u32,
@@ -161,8 +163,6 @@ pub enum Want {
         name: &'static str,
         /// The files.
         files: Vec<AbsPath>,
-        /// Digest of them.
-        inputs: Digest,
     },
     /// A loaded (or built-in) kernel module.
     Module {
@@ -183,6 +183,16 @@ pub enum Want {
         /// How far it must have come.
         readiness: Readiness,
     },
+}
+
+/// An end of a file: where its readers take the word that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Place {
+    /// Before all other lines.
+    Top,
+    /// After all other lines.
+    Bottom,
 }
 
 /// How far a unit must have come for its step to be done.

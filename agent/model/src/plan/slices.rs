@@ -20,13 +20,13 @@ const ENFORCED: &[(&str, &str, &str)] = &[
 /// Refuses what kubelet would refuse later.
 ///
 /// # Errors
-/// When a control group is enforced and not named, or named and nobody makes it.
+/// When a control group is enforced that is not named, or that nobody makes.
 pub(super) fn refuse_missing(kubelet: &Map<String, Value>) -> Result<(), Failure> {
     let enforced = kubelet.get("enforceNodeAllocatable").and_then(Value::as_array);
     let is_enforced = |what: &str| enforced.is_some_and(|list| list.iter().any(|item| item == what));
     let wrong = ENFORCED.iter().filter(|(what, field, there)| {
         let named = kubelet.get(*field).and_then(Value::as_str).filter(|name| !name.is_empty());
-        named.is_some_and(|name| name != *there) || (named.is_none() && is_enforced(what))
+        is_enforced(what) && named.is_none_or(|name| name.trim_start_matches('/') != there.trim_start_matches('/'))
     });
     let evidence: Vec<String> = wrong
         .map(|(what, field, there)| {
@@ -43,7 +43,8 @@ pub(super) fn refuse_missing(kubelet: &Map<String, Value>) -> Result<(), Failure
 }
 
 pub(super) fn files(kubelet: &Map<String, Value>) -> Vec<Step> {
-    if kubelet.get("kubeReservedCgroup").is_none_or(|name| name != KUBE_RESERVED) {
+    let named = kubelet.get("kubeReservedCgroup").and_then(Value::as_str).unwrap_or_default();
+    if named.trim_start_matches('/') != KUBE_RESERVED.trim_start_matches('/') {
         return Vec::new();
     }
     let slice = "# Written by nap-agent.\n[Unit]\nDescription=kubelet and containerd, held to kubeReserved\nBefore=slices.target\n";
@@ -77,7 +78,9 @@ mod tests {
             (json!({"enforceNodeAllocatable": ["pods"]}), true),
             (json!({"enforceNodeAllocatable": ["pods", "kube-reserved"]}), false),
             (json!({"enforceNodeAllocatable": ["kube-reserved"], "kubeReservedCgroup": "/kubereserved.slice"}), true),
-            (json!({"kubeReservedCgroup": "/podruntime.slice"}), false),
+            (json!({"enforceNodeAllocatable": ["kube-reserved"], "kubeReservedCgroup": "kubereserved.slice"}), true),
+            (json!({"enforceNodeAllocatable": ["kube-reserved"], "kubeReservedCgroup": "/podruntime.slice"}), false),
+            (json!({"kubeReservedCgroup": "/podruntime.slice"}), true),
             (json!({"enforceNodeAllocatable": ["system-reserved"], "systemReservedCgroup": "/system.slice"}), true),
         ] {
             assert_eq!(refuse_missing(config.as_object().unwrap()).is_ok(), holds, "{config}");

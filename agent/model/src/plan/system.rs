@@ -1,6 +1,6 @@
 //! The operating system around kubelet: huge pages, swap, login, updates.
 
-use super::resource::{AbsPath, Digest, Readiness, Step, Want, public_file};
+use super::resource::{AbsPath, Digest, Place, Readiness, Step, Want, public_file};
 use crate::config::NodeConfig;
 use crate::os::{Distribution, Upgrades};
 
@@ -41,6 +41,7 @@ pub(super) fn files(config: &NodeConfig, os: &Distribution) -> Vec<Step> {
 fn public_keys_off() -> Want {
     Want::Block {
         path: AbsPath::literal("/etc/ssh/sshd_config"),
+        place: Place::Top,
         mode: 0o600,
         lines: "PubkeyAuthentication no\n".to_owned(),
     }
@@ -98,7 +99,7 @@ pub(super) fn units(config: &NodeConfig, os: &Distribution) -> Vec<Step> {
         let server = os.ssh_units.last().copied().unwrap_or("ssh.service");
         let file = Step::new("", "", public_keys_off());
         let Want::Block { path, .. } = &file.want else { return steps };
-        let want = Want::Reread { name: server, files: vec![path.clone()], inputs: Digest::of_files([&file]) };
+        let want = Want::Reread { name: server, files: vec![path.clone()] };
         steps.push(Step::new("ssh.reread", "a running server knows only what it has read", want).desired());
     }
     steps

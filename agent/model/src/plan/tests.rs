@@ -57,7 +57,9 @@ fn golden(plan: &Plan) -> String {
                 }
                 Want::Absent { path } => writeln!(text, "absent {path}").unwrap(),
                 Want::Choice { path, value } => writeln!(text, "choice {path} = {value}").unwrap(),
-                Want::Block { path, mode, lines } => write!(text, "block {path} {mode:04o}\n{lines}").unwrap(),
+                Want::Block { path, place, mode, lines } => {
+                    write!(text, "block {path} {place:?} {mode:04o}\n{lines}").unwrap();
+                }
                 Want::SwapFile { path, bytes } => writeln!(text, "swap file {path}, {bytes} bytes").unwrap(),
                 Want::TrustStore { bundle, certificates, program } => {
                     writeln!(text, "trust store {bundle} with {} certificates, by {program:?}", certificates.len())
@@ -281,6 +283,12 @@ fn pods_are_sent_to_the_cache_only_where_it_runs() {
         assert_eq!((cluster_dns(&plain), told(&plain), steps(&plain)), (serde_json::json!(["10.0.0.10"]), false, 0));
         let note = format!("LocalDnsUnavailable: {why}; the node and its pods use plain DNS");
         assert!(plain.notes.contains(&note), "{:?}", plain.notes);
+        // Provisioners that count on the cache send its address.
+        let sent = local_dns_plan(|config, facts| {
+            config.kubelet.config.insert("clusterDNS".to_owned(), serde_json::json!(["169.254.10.11"]));
+            facts.present.clear();
+        });
+        assert_eq!(cluster_dns(&sent), serde_json::json!(["10.0.0.10"]), "nothing listens at the cache's address");
     }
 }
 

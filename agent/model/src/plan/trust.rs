@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::resource::{AbsPath, Content, Step, Want};
 use crate::config::NodeConfig;
-use crate::config::rules::certificate_validity;
+use crate::config::rules::{certificate_validity, is_authority};
 use crate::facts::Facts;
 use crate::os::Distribution;
 
@@ -23,19 +23,29 @@ pub(super) fn files(config: &NodeConfig, os: &Distribution) -> Vec<Step> {
 }
 
 pub(super) fn store(config: &NodeConfig, os: &Distribution) -> Vec<Step> {
-    if config.trusted_certificates.is_empty() {
+    if in_bundle(config, os).next().is_none() {
         return Vec::new();
     }
     let want = Want::TrustStore {
         bundle: AbsPath::literal(os.trust.bundle),
-        certificates: config.trusted_certificates.clone(),
+        certificates: in_bundle(config, os).cloned().collect(),
         program: os.trust.program,
     };
     vec![Step::new("trust.store", "programs read the bundle, not the certificates beside it", want)]
 }
 
+/// What the distribution's program takes.
+fn in_bundle<'c>(config: &'c NodeConfig, os: &Distribution) -> impl Iterator<Item = &'c String> {
+    let all = !os.trust.authorities_only;
+    config.trusted_certificates.iter().filter(move |pem| all || is_authority(pem))
+}
+
 /// A certificate whose time is not now is installed all the same: the provisioner may know a clock better than we do.
-pub(super) fn notes(config: &NodeConfig, facts: &Facts) -> Vec<String> {
+pub(super) fn notes(config: &NodeConfig, facts: &Facts, os: &Distribution) -> Vec<String> {
+    let left = config.trusted_certificates.len() - in_bundle(config, os).count();
+    let no_authority = (left > 0).then(|| {
+        format!("TrustedCertificateNotAuthority: {left} certificates are no authority's; this distribution's trust store leaves them out")
+    });
     let known = config.trusted_certificates.iter().filter_map(|pem| certificate_validity(pem));
     let outside = known.filter(|(_, validity)| !validity.is_valid_at(facts.observed_at));
     outside
@@ -43,6 +53,7 @@ pub(super) fn notes(config: &NodeConfig, facts: &Facts) -> Vec<String> {
             let (from, to) = (validity.not_before, validity.not_after);
             format!("TrustedCertificateNotValid: {subject} is valid from {from} to {to}")
         })
+        .chain(no_authority)
         .collect()
 }
 
