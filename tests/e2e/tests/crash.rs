@@ -22,26 +22,33 @@ fn applied(scenario: &str, root: &ScratchRoot) -> (usize, String) {
 
 #[test]
 fn a_run_killed_anywhere_is_finished_by_the_next() {
-    for (scenario, _, _) in SCENARIOS {
-        let plan = scenario_plan(scenario);
-        let undisturbed = ScratchRoot::new("node-1");
-        let _systemd = PretendSystemd::start(undisturbed.directory(), Runner::Nothing).unwrap();
-        let (checkpoints, _) = applied(scenario, &undisturbed);
-        let wanted = undisturbed.state(&plan);
-        assert!(checkpoints > plan.steps().count(), "every step has a checkpoint at least");
-        for number in 0..checkpoints {
-            let root = ScratchRoot::new("node-1");
-            let _systemd = PretendSystemd::start(root.directory(), Runner::Nothing).unwrap();
-            let killed = apply(scenario, &root, Some(number));
-            assert!(!killed.status.success(), "{scenario}: checkpoint {number} was not reached");
-            applied(scenario, &root);
-            assert_eq!(root.state(&plan), wanted, "{scenario} after a kill at checkpoint {number}");
-            assert_eq!(
-                root.leftovers(),
-                Vec::<std::path::PathBuf>::new(),
-                "{scenario} after a kill at checkpoint {number}"
-            );
-            assert_eq!(applied(scenario, &root).1, "", "{scenario}: a third run changes nothing");
+    // Each scenario is a few hundred runs of the agent; they have nothing to do with each other.
+    std::thread::scope(|threads| {
+        for (scenario, _, _) in SCENARIOS {
+            threads.spawn(|| survives_a_kill_anywhere(scenario));
         }
+    });
+}
+
+fn survives_a_kill_anywhere(scenario: &str) {
+    let plan = scenario_plan(scenario);
+    let undisturbed = ScratchRoot::new("node-1");
+    let _systemd = PretendSystemd::start(undisturbed.directory(), Runner::Nothing).unwrap();
+    let (checkpoints, _) = applied(scenario, &undisturbed);
+    let wanted = undisturbed.state(&plan);
+    assert!(checkpoints > plan.steps().count(), "every step has a checkpoint at least");
+    for number in 0..checkpoints {
+        let root = ScratchRoot::new("node-1");
+        let _systemd = PretendSystemd::start(root.directory(), Runner::Nothing).unwrap();
+        let killed = apply(scenario, &root, Some(number));
+        assert!(!killed.status.success(), "{scenario}: checkpoint {number} was not reached");
+        applied(scenario, &root);
+        assert_eq!(root.state(&plan), wanted, "{scenario} after a kill at checkpoint {number}");
+        assert_eq!(
+            root.leftovers(),
+            Vec::<std::path::PathBuf>::new(),
+            "{scenario} after a kill at checkpoint {number}"
+        );
+        assert_eq!(applied(scenario, &root).1, "", "{scenario}: a third run changes nothing");
     }
 }
