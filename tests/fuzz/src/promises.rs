@@ -123,7 +123,7 @@ fn shows_no_secret(decoded: &Decoded, shown: &str) {
 }
 
 /// The secrets of a document that would be recognised where they show: not those that are short, that have another place in the
-/// document, or that our own messages give as an example.
+/// document, or that our own messages give as an example; and of a proxy's URLs those that hold a password, as the plan has it.
 fn secrets(decoded: &Decoded) -> Vec<String> {
     let places = [
         "/identity/bootstrapToken",
@@ -141,6 +141,7 @@ fn secrets(decoded: &Decoded) -> Vec<String> {
     inner
         .filter(|secret| secret.len() >= 16 && secret.contains(|letter: char| letter.is_ascii_digit()))
         .filter(|secret| !secret.contains(' ') && secret != "abcdef.0123456789abcdef")
+        .filter(|secret| !secret.contains("://") || secret.contains('@'))
         .filter(|secret| text.matches(secret.as_str()).count() <= 1)
         .collect()
 }
@@ -189,10 +190,14 @@ fn is_well_formed(plan: &Plan) {
             "toml" => _ = toml::from_str::<toml::Table>(text).unwrap_or_else(|error| panic!("{path}: {error}")),
             _ => {}
         }
-        if path.as_str() == "/etc/default/kubelet" {
-            let is_ours = |line: &str| ["KUBELET_", "AZURE_"].iter().any(|name| line.starts_with(name));
-            assert!(text.lines().all(is_ours), "{text}");
-        }
+        let variables: &[&str] = match path.as_str() {
+            "/etc/default/kubelet" => &["KUBELET_NODE_LABELS", "KUBELET_FLAGS", "AZURE_ENVIRONMENT_FILEPATH"],
+            "/etc/nap-agent/proxy.env" => &["http_proxy", "https_proxy", "no_proxy"],
+            _ => continue,
+        };
+        let name = |line: &str| line.split_once('=').map_or("", |(name, _)| name).to_owned();
+        let is_ours = |line: &str| variables.iter().any(|ours| ours.eq_ignore_ascii_case(&name(line)));
+        assert!(text.lines().all(is_ours), "{path}: {text}");
     }
 }
 
