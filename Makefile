@@ -1,12 +1,16 @@
 # make demo   boots a node below a scratch root against a pretend Azure, and lets you watch it being repaired
 # make test   everything, the VM tests included
 # make check  the inner loop: format, lints, unit and golden tests
+# make fuzz   random inputs for one target: make fuzz TARGET=carrier SECONDS=3600
 
 CARGO ?= cargo
 DENY_VERSION := 0.20.2
+FUZZ_VERSION := 0.13.2
+TARGET ?= carrier
+SECONDS ?= 60
 PROGRAMS := --workspace --bins
 
-.PHONY: demo test check setup setup-vm setup-containerd build fmt clippy deny direction docs unit e2e vm resets bench bless release clean
+.PHONY: demo test check setup setup-vm setup-containerd build fmt clippy deny direction docs unit e2e vm resets fuzz bench bless release clean
 
 demo: setup
 	$(CARGO) build --quiet $(PROGRAMS)
@@ -57,6 +61,11 @@ vm: build
 # Two hundred resets at random moments of a first boot: hours. Goes on where it was stopped.
 resets: setup setup-vm build
 	NAP_VM_RESETS=200 $(CARGO) test --package nap-vm resets -- --nocapture
+
+# Ends at the first input that breaks a promise, or when the time is over: tests/fuzz/README.md.
+fuzz: setup
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --quiet --locked cargo-fuzz --version $(FUZZ_VERSION)
+	tests/fuzz/run.sh $(TARGET) $(SECONDS)
 
 # Figures of the README: needs nothing but this machine.
 bench: setup

@@ -74,15 +74,8 @@ impl Decoded {
     /// kept as the AKSNodeConfig that it says.
     pub fn without_token(&self) -> Value {
         let mut value = self.document.value.clone();
-        for (section, names) in [
-            ("identity", ["bootstrapToken", ""]),
-            ("bootstrapping_config", ["tls_bootstrapping_token", "tlsBootstrappingToken"]),
-            ("bootstrappingConfig", ["tls_bootstrapping_token", "tlsBootstrappingToken"]),
-        ] {
-            if let Some(section) = value.get_mut(section).and_then(Value::as_object_mut) {
-                section.retain(|name, _| !names.iter().any(|token| token.eq_ignore_ascii_case(name)));
-            }
-        }
+        let (shape, naming, _) = format(self.document.format);
+        shape.take_out(&mut value, token(self.document.format), naming);
         value
     }
 }
@@ -115,6 +108,7 @@ fn read(mut document: Document) -> Decoded {
     if let Some(translated) = translated {
         (document.value, findings) = (translated.value, translated.findings);
     }
+    refuse_what_cannot_be_kept(&document.value, &mut findings);
     let (shape, naming, read) = format(document.format);
     let mut of_document = Findings::default();
     let canonical = shape.check(&document.value, naming, &mut of_document);
@@ -135,6 +129,38 @@ fn format(format: Format) -> (&'static Shape, Naming, Reader) {
             (&aks_node_config::SHAPE, Naming::Protobuf, aks_node_config::read)
         }
     }
+}
+
+/// Where a format has its bootstrap token.
+fn token(format: Format) -> &'static [&'static str] {
+    match format {
+        Format::NodeBootstrap => &["identity", "bootstrapToken"],
+        Format::AksNodeConfig | Format::ScriptlessScript => &["bootstrapping_config", "tls_bootstrapping_token"],
+    }
+}
+
+/// Most objects and lists inside each other. serde_json reads 127, and the kept copy lies inside another document.
+const MAX_DEPTH: usize = 100;
+
+/// The node keeps its document as JSON, and the next boot must be able to open that.
+fn refuse_what_cannot_be_kept(document: &Value, findings: &mut Findings) {
+    let bytes = document.to_string().len();
+    if bytes > carrier::MAX_LAYER_BYTES {
+        findings.problem("", format!("{bytes} bytes as JSON"), format!("at most {}", carrier::MAX_LAYER_BYTES));
+    }
+    let depth = depth(document);
+    if depth > MAX_DEPTH {
+        findings.problem("", format!("{depth} objects and lists inside each other"), format!("at most {MAX_DEPTH}"));
+    }
+}
+
+fn depth(value: &Value) -> usize {
+    let inner = match value {
+        Value::Array(items) => items.iter().map(depth).max(),
+        Value::Object(fields) => fields.values().map(depth).max(),
+        _ => return 0,
+    };
+    1 + inner.unwrap_or_default()
 }
 
 fn masked(document: &Document) -> Value {

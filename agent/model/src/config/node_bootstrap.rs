@@ -44,7 +44,11 @@ const CLUSTER: &[Field] = &[
     field("caCertificate", Text, "PEM certificates of the cluster's CA, or base64 of them.").required(),
     field("kubernetesVersion", Text, "Version of kubelet, such as 1.34.2; 1.30 to 1.37.").required(),
     field("dnsServiceIP", Text, "Address of the cluster's DNS service; 10.0.0.10 when absent."),
-    field("dnsDomain", Text, "DNS domain of the cluster; cluster.local when absent."),
+    field(
+        "dnsDomain",
+        TextThat("a DNS domain such as corp.example", rules::is_domain),
+        "DNS domain of the cluster; cluster.local when absent.",
+    ),
     field(
         "serviceCIDRs",
         List(&TextThat("an address range such as 10.0.0.0/16", rules::is_cidr)),

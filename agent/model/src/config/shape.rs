@@ -122,6 +122,20 @@ impl Shape {
         }
     }
 
+    /// Takes the field at `path`, in the table's names, out of a document, however that spells it.
+    pub fn take_out(&self, value: &mut Value, path: &[&str], naming: Naming) {
+        let (Shape::Object(fields), Value::Object(object), [name, further @ ..]) = (self, value, path) else { return };
+        let named = |spelling: &str| find(fields, spelling, naming).filter(|field| field.name == *name);
+        if further.is_empty() {
+            object.retain(|spelling, _| named(spelling).is_none());
+        }
+        for (spelling, value) in object {
+            if let Some(field) = named(spelling) {
+                field.shape.take_out(value, further, naming);
+            }
+        }
+    }
+
     /// protobuf has no absence: where a text belongs, an empty one stands for none.
     fn is_no_text(&self, value: &Value) -> bool {
         *value == json!("") && matches!(self, Shape::Text | Shape::TextThat(..) | Shape::Word(_))

@@ -154,6 +154,36 @@ fn the_kept_copy_has_no_token() {
 }
 
 #[test]
+fn the_kept_copy_has_no_token_in_any_spelling_that_is_read() {
+    let mut value = node_bootstrap();
+    let identity = value.as_object_mut().unwrap().remove("identity").unwrap();
+    value["Identity"] = json!({"BootstrapToken": identity["bootstrapToken"]});
+    let decoded = decoded(&value);
+    assert_eq!(decoded.config.as_ref().unwrap().bootstrap_token, Some(TOKEN.into()));
+    assert!(!decoded.without_token().to_string().contains(TOKEN));
+}
+
+#[test]
+fn a_document_that_could_not_be_kept_is_refused() {
+    let mut deep = node_bootstrap();
+    deep["node"]["kubeletConfig"] = json!({"a": (0..98).fold(json!([]), |inner, _| json!([inner]))});
+    assert_eq!(problems(&deep), ["the document: found 102 objects and lists inside each other, want at most 100"]);
+    let quotes = format!("apiVersion: nap-agent/v1\nproxy: '{}'\n", "\"".repeat(600_000));
+    let problems = decode(quotes.as_bytes()).unwrap().findings.problems;
+    assert_eq!(problems[0].to_string(), "the document: found 1200040 bytes as JSON, want at most 1048576");
+}
+
+#[test]
+fn a_domain_brings_no_second_line_into_a_file() {
+    let mut value = node_bootstrap();
+    value["cluster"]["dnsDomain"] = json!("a\nLD_PRELOAD=b");
+    assert_eq!(
+        problems(&value),
+        ["cluster.dnsDomain: found \"a\\nLD_PRELOAD=b\", want a DNS domain such as corp.example"]
+    );
+}
+
+#[test]
 fn an_aks_node_config_that_passes_kubelet_fields_keeps_kubelets_names() {
     let mut value = aks_node_config();
     value["kubelet_config"]["enable_kubelet_config_file"] = json!(true);
