@@ -13,7 +13,10 @@ use nap_model::plan::{Plan, Want, plan};
 use serde_json::Value;
 
 /// The targets: each has a file in `fuzz_targets` and a folder in `seeds`.
-const TARGETS: &[(&str, fn(&[u8]))] = &[
+/// A target's name and what it runs.
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: &[Target] = &[
     ("carrier", carriers),
     ("node_bootstrap", |input| document(input, Format::NodeBootstrap)),
     ("aks_node_config", |input| document(input, Format::AksNodeConfig)),
