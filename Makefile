@@ -73,10 +73,10 @@ bench: setup
 	$(CARGO) build --quiet $(PROGRAMS)
 	$(CARGO) run --quiet --package nap-e2e --bin nap-bench
 
-# Rewrites the golden plans; read the difference before committing it.
+# Rewrites the golden plans and the page of fields; read the difference before committing it.
 bless:
-	NAP_BLESS=1 $(CARGO) test --quiet --package nap-model plans_are_as_reviewed
-	git diff --stat tests/golden
+	NAP_BLESS=1 $(CARGO) test --quiet --package nap-model --lib -- plans_are_as_reviewed every_field_counts
+	git diff --stat tests/golden docs
 
 # The binary, its manual page and completions, as packages take them.
 release: setup

@@ -12,10 +12,10 @@ use nap_model::os::DISTRIBUTIONS;
 use nap_model::plan::{Plan, Want, plan};
 use serde_json::Value;
 
-/// The targets: each has a file in `fuzz_targets` and a folder in `seeds`.
 /// A target's name and what it runs.
 type Target = (&'static str, fn(&[u8]));
 
+/// The targets: each has a file in `fuzz_targets` and a folder in `seeds`.
 const TARGETS: &[Target] = &[
     ("carrier", carriers),
     ("node_bootstrap", |input| document(input, Format::NodeBootstrap)),
