@@ -135,13 +135,17 @@ fn secrets(input: &[u8], decoded: &Decoded) -> Vec<String> {
         "/auth_config/service_principal_secret",
         "/authConfig/servicePrincipalSecret",
     ];
-    // A script may say the same under two names of which only one is read.
+    // A script may say the same under two names of which only one is read, or a secret where a quote is missing.
     let opened = carrier::open(input).expect("what decodes opens");
-    let text = opened.iter().min_by_key(|document| document.format).map(|document| document.value.to_string());
-    let text = text.unwrap_or_default();
+    let value = opened.iter().min_by_key(|document| document.format).map_or(&Value::Null, |document| &document.value);
+    let text = value.to_string();
+    let words = value.as_str().unwrap_or_default().split_whitespace();
+    let tokens = words.filter_map(|word| word.strip_prefix("TLS_BOOTSTRAP_TOKEN="));
+    let tokens = tokens.map(|token| token.trim_matches(['"', '\'']));
     let in_places = places.iter().filter_map(|place| decoded.document.value.pointer(place)?.as_str());
     let read = decoded.config.iter().flat_map(NodeConfig::secrets).map(|secret| secret.reveal());
-    let escaped = in_places.chain(read).map(|secret| Value::from(secret).to_string());
+    let escaped =
+        in_places.chain(read).chain(tokens.filter(|word| is_token(word))).map(|secret| Value::from(secret).to_string());
     let inner = escaped.map(|secret| secret[1..secret.len() - 1].to_owned());
     inner
         .filter(|secret| secret.len() >= 16 && secret.contains(|letter: char| letter.is_ascii_digit()))
