@@ -36,4 +36,10 @@ mod tests {
         let many = "a0: &a0 [1]\n".to_owned() + &(1..9).map(laugh).collect::<String>();
         assert!(parse::<Value>(&many).is_err());
     }
+
+    #[test]
+    fn values_are_counted() {
+        assert!(parse::<Value>(&"- a\n".repeat(MAX_VALUES / 2)).is_ok());
+        assert!(parse::<Value>(&"- a\n".repeat(MAX_VALUES + 1)).is_err());
+    }
 }
