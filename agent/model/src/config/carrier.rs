@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::write_files;
+use super::{write_files, yaml};
 
 /// Largest size of one layer once opened, in bytes. Azure allows 64 KiB of custom data; gzip makes configuration about ten
 /// times smaller, never more than that.
@@ -27,6 +27,10 @@ const MAX_OPENED: usize = 256;
 
 /// Most bytes that are opened in all.
 const MAX_OPENED_BYTES: usize = 8 * MAX_LAYER_BYTES;
+
+/// Most values in all documents: fields, items, lines, words. A large configuration has a thousand; without a limit one byte of JSON
+/// would take a hundred in memory.
+pub(super) const MAX_VALUES: usize = 32 * 1024;
 
 /// Shortest run of base64 inside a script that is worth opening, in characters.
 const MIN_EMBEDDED_BASE64: usize = 32;
@@ -114,7 +118,7 @@ pub enum CarrierError {
     #[error("more than {MAX_LAYERS} layers inside each other")]
     TooDeep,
     /// Too much to open.
-    #[error("more than {MAX_OPENED} parts or {MAX_OPENED_BYTES} bytes in them")]
+    #[error("more than {MAX_OPENED} parts or {MAX_OPENED_BYTES} bytes in them, or more than {MAX_VALUES} values")]
     TooMuch,
     /// gzip data that is cut or damaged.
     #[error("gzip data is damaged: {0}")]
@@ -153,6 +157,7 @@ struct Opening {
     malformed: Option<CarrierError>,
     layers: usize,
     bytes: usize,
+    values: usize,
 }
 
 impl Opening {
@@ -184,7 +189,7 @@ impl Opening {
         if text.starts_with("#cloud-boothook") || text.starts_with("#!") {
             return self.script(text, carriers);
         }
-        match document(text, carriers) {
+        match self.document(text, carriers) {
             Ok(Some(document)) => self.documents.push(document),
             Ok(None) => {
                 if let Some(inner) = unbase64(text) {
@@ -229,9 +234,49 @@ impl Opening {
         }
         if self.documents.len() == before && is_scriptless(script) {
             let (carriers, format) = (carriers.to_vec(), Format::ScriptlessScript);
-            self.documents.push(Document { carriers, format, value: Value::from(script) });
+            match self.spend(script, |letter| letter.is_whitespace() || ";&|()<>".contains(letter)) {
+                Ok(()) => self.documents.push(Document { carriers, format, value: Value::from(script) }),
+                Err(error) => _ = self.malformed.get_or_insert(error),
+            }
         }
         Ok(())
+    }
+
+    /// Counts the values of a document before they are made: by what stands between them.
+    fn spend(&mut self, text: &str, between: fn(char) -> bool) -> Result<(), CarrierError> {
+        let values = text.matches(between).count();
+        if self.values + values > MAX_VALUES {
+            return Err(CarrierError::TooMuch);
+        }
+        self.values += values;
+        Ok(())
+    }
+
+    fn document(&mut self, text: &str, carriers: &[Carrier]) -> Result<Option<Document>, CarrierError> {
+        let json = text.starts_with('{');
+        let ours = text.lines().any(|line| line.contains("apiVersion") && line.contains("nap-agent/"));
+        if !json && !ours {
+            return Ok(None);
+        }
+        self.spend(text, |letter| "\n,:[{".contains(letter))?;
+        let parsed = if json { parse_json(text) } else { parse_yaml(text) };
+        let value: Value = match parsed {
+            Ok(value) => value,
+            Err(message) => {
+                let format = if ours { Format::NodeBootstrap } else { Format::AksNodeConfig };
+                return Err(CarrierError::Malformed { format, message });
+            }
+        };
+        let is_ours =
+            value.get("apiVersion").and_then(Value::as_str).is_some_and(|version| version.starts_with("nap-agent/"));
+        let format = if is_ours {
+            Format::NodeBootstrap
+        } else if looks_like_aks_node_config(&value) {
+            Format::AksNodeConfig
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(Document { carriers: carriers.to_vec(), format, value }))
     }
 }
 
@@ -298,32 +343,6 @@ fn is_scriptless(script: &str) -> bool {
     })
 }
 
-fn document(text: &str, carriers: &[Carrier]) -> Result<Option<Document>, CarrierError> {
-    let json = text.starts_with('{');
-    let ours = text.lines().any(|line| line.contains("apiVersion") && line.contains("nap-agent/"));
-    if !json && !ours {
-        return Ok(None);
-    }
-    let parsed = if json { parse_json(text) } else { parse_yaml(text) };
-    let value: Value = match parsed {
-        Ok(value) => value,
-        Err(message) => {
-            let format = if ours { Format::NodeBootstrap } else { Format::AksNodeConfig };
-            return Err(CarrierError::Malformed { format, message });
-        }
-    };
-    let is_ours =
-        value.get("apiVersion").and_then(Value::as_str).is_some_and(|version| version.starts_with("nap-agent/"));
-    let format = if is_ours {
-        Format::NodeBootstrap
-    } else if looks_like_aks_node_config(&value) {
-        Format::AksNodeConfig
-    } else {
-        return Ok(None);
-    };
-    Ok(Some(Document { carriers: carriers.to_vec(), format, value }))
-}
-
 fn looks_like_aks_node_config(value: &Value) -> bool {
     let keys = [
         "version",
@@ -343,7 +362,7 @@ fn parse_json(text: &str) -> Result<Value, String> {
 }
 
 fn parse_yaml(text: &str) -> Result<Value, String> {
-    serde_saphyr::from_str(text).map_err(|error| first_line(&error.to_string()))
+    yaml::parse(text).map_err(|error| first_line(&error.to_string()))
 }
 
 /// YAML's errors show the lines around the mistake, which may hold a secret; only the first line says what and where.
@@ -455,6 +474,16 @@ mod tests {
         };
         let inner = layer(&vec![b' '; 900_000], 200);
         assert_eq!(open(&gzip(&layer(&inner, 100))), Err(CarrierError::TooMuch));
+    }
+
+    #[test]
+    fn more_values_than_a_configuration_has_are_an_error() {
+        let json = format!("{{\"apiVersion\":\"nap-agent/v1\",\"x\":[0{}]}}", ",{\"\":0}".repeat(20_000));
+        let yaml = format!("{YAML}x:\n{}", "- a\n".repeat(40_000));
+        let script = format!("#!/bin/sh\nKUBELET_FLAGS= API_SERVER_NAME=\n{}", "a\n".repeat(40_000));
+        for text in [json, yaml, script] {
+            assert_eq!(open(text.as_bytes()), Err(CarrierError::TooMuch), "{}", &text[..60]);
+        }
     }
 
     #[test]

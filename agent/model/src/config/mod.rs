@@ -21,6 +21,7 @@ pub mod shape;
 mod shell_words;
 mod sysctls;
 mod write_files;
+mod yaml;
 
 use serde::Serialize;
 use serde_json::{Value, json};

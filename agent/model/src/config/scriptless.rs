@@ -147,6 +147,7 @@ impl Translation {
                 }
             }
             Meaning::Field(..) if assignment.expands => self.refuse_expansion(assignment),
+            Meaning::Field(..) if swallows(&assignment.value) => self.refuse_swallowed(assignment),
             Meaning::Field(..) if assignment.value.is_empty() => {}
             Meaning::Field(path, kind) => match kind.read(&assignment.value, name, &mut self.findings) {
                 Ok(Some(value)) => self.set(path, value),
@@ -159,6 +160,11 @@ impl Translation {
     fn refuse_expansion(&mut self, assignment: &Assignment) {
         let found = format!("a value in line {} that a shell would have to expand", assignment.line);
         self.findings.problem(&assignment.name, found, "the value itself: a script is read, not run");
+    }
+
+    fn refuse_swallowed(&mut self, assignment: &Assignment) {
+        let found = format!("a value in line {} that holds other assignments", assignment.line);
+        self.findings.problem(&assignment.name, found, "a value with both its quotes");
     }
 
     fn set(&mut self, path: &str, value: Value) {
@@ -174,6 +180,10 @@ impl Translation {
         for (number, assignment) in numbered {
             if assignment.expands {
                 self.refuse_expansion(assignment);
+            }
+            if swallows(&assignment.value) {
+                self.refuse_swallowed(assignment);
+                continue;
             }
             // A hole stays one, so that a finding's number is the variable's.
             certificates.resize(number, json!(""));
@@ -233,6 +243,16 @@ fn is_known(name: &str) -> bool {
 
 fn is_ignored(name: &str) -> bool {
     ROWS.iter().any(|row| row.variable == name && matches!(row.meaning, Meaning::Ignored(_)))
+}
+
+/// Whether a quote is missing, so that the value holds assignments that follow, a secret among them. `=` at the end of a word is
+/// base64's.
+fn swallows(value: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    value.split(char::is_whitespace).skip(1).any(|word| {
+        let parts = word.trim_end_matches('=').split_once('=');
+        parts.is_some_and(|(name, _)| !name.is_empty() && name.bytes().all(letter))
+    })
 }
 
 fn says_nothing(value: &str) -> bool {

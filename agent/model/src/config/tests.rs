@@ -450,6 +450,22 @@ fn a_scripts_secrets_are_neither_shown_nor_kept() {
 }
 
 #[test]
+fn a_missing_quote_shows_no_secret_of_the_lines_below() {
+    let token = format!("TLS_BOOTSTRAP_TOKEN={TOKEN}");
+    for variable in
+        ["API_SERVER_NAME", "TENANT_ID", "NO_PROXY_URLS", "CSE_TIMEOUT", "CUSTOM_CA_CERT_0", "CONTAINERD_ULIMITS"]
+    {
+        for (between, closed) in [("\n", ""), ("\n", "\""), (" ", ""), ("x ", "\"")] {
+            let script = format!("{}{variable}=\"{between}{token}{closed}\n", script().replace(TOKEN, ""));
+            let decoded = read_script(&script);
+            let text = format!("{} {decoded:?}", serde_json::to_string(&decoded.shown()).unwrap());
+            assert!(!text.contains(TOKEN), "{TOKEN} in {text}");
+            assert!(decoded.config.is_none(), "{variable}");
+        }
+    }
+}
+
+#[test]
 fn switches_of_a_script_that_are_off_switch_off() {
     let with = |switch: &str| {
         let script = format!(

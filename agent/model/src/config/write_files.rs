@@ -5,6 +5,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 
+use super::yaml;
+
 #[derive(Deserialize)]
 struct CloudConfig {
     #[serde(default)]
@@ -23,7 +25,7 @@ struct WriteFile {
 /// well-formed carries nothing: cloud-init would not write its files either.
 pub(super) fn contents(cloud_config: &str) -> Vec<Vec<u8>> {
     let plain = without_binary_tags(cloud_config);
-    let Ok(config) = serde_saphyr::from_str::<CloudConfig>(&plain) else { return Vec::new() };
+    let Ok(config) = yaml::parse::<CloudConfig>(&plain) else { return Vec::new() };
     config.write_files.into_iter().map(content).collect()
 }
 
