@@ -92,7 +92,7 @@ fn assert_units_are_clean(vm: &mut Vm) {
 fn assert_systemd_keeps_the_contract(vm: &mut Vm) {
     // Thirty checks, each with a reload or more: seconds apiece under emulation.
     let contract = "/opt/nap-vm/pretend-systemd contract --socket /run/systemd/private --deadline 120";
-    let output = vm.run(contract, Duration::from_secs(600)).unwrap();
+    let output = vm.run(contract, Duration::from_secs(900)).unwrap();
     assert_eq!(output.status, 0, "{}", output.text);
 }
 
@@ -110,7 +110,9 @@ fn assert_second_boot_changed_nothing(vm: &mut Vm) {
     assert!(steps.len() > 20, "the journal of the second boot is short: {steps:?}");
     let changed = steps.iter().filter(|(_, events)| events.iter().any(|event| event != "in-sync"));
     let changed: Vec<_> = changed.map(|(step, events)| format!("{step}: {}", events.join(", "))).collect();
-    assert_eq!(changed, ["containerd.running: attempt, changed", "kubelet.running: attempt, changed"]);
+    // What a reboot forgets: running units, and the kernel's packet filter.
+    let forgotten = ["containerd.running", "kubelet.running", "packet-filter.loaded"];
+    assert_eq!(changed, forgotten.map(|step| format!("{step}: attempt, changed")));
 }
 
 /// The kernel writes a boot id with dashes, systemd without.
