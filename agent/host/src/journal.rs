@@ -111,13 +111,13 @@ impl Journal {
     }
 }
 
-/// All lines that can be read; the last may have been cut by a crash.
+/// All lines that can be read. A crash may have cut one, and a power cut may have left zeroes where a line was not synced.
 ///
 /// # Errors
 /// When the journal is there and cannot be read.
 pub fn read(root: &Root) -> Result<Vec<Line>, FileError> {
-    let text = root.read_text(PATH)?.unwrap_or_default();
-    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    let bytes = root.read(PATH)?.unwrap_or_default();
+    Ok(bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
 }
 
 #[cfg(test)]
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cut_last_line_does_not_hide_the_others() {
+    fn what_a_crash_left_does_not_hide_the_other_lines() {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::open(directory.path()).unwrap();
         let journal = Journal::open(&root, "b", "boot").unwrap();
@@ -133,9 +133,9 @@ mod tests {
             .write(&[("a".into(), Event::Attempt, "x".into()), ("a".into(), Event::Changed, String::new())], true)
             .unwrap();
         let path = directory.path().join("var/lib/nap-agent/journal.jsonl");
-        let mut text = std::fs::read_to_string(&path).unwrap();
-        text.push_str("{\"at\":\"2026");
-        std::fs::write(&path, text).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.extend(b"\0\0\0\n{\"at\":\"2026\xc3"); // zeroes, and the first half of a letter
+        std::fs::write(&path, bytes).unwrap();
         let events: Vec<_> = read(&root).unwrap().iter().map(|line| line.event).collect();
         assert_eq!(events, [Event::Attempt, Event::Changed]);
         let journal = Journal::open(&root, "b", "guard").unwrap();
