@@ -92,6 +92,24 @@ impl Lines {
         self.stream.write_all(bytes).map_err(|_| Unanswered::Closed)
     }
 
+    /// Drops all that has come until now, read or not.
+    pub(crate) fn forget(&mut self) -> Result<(), Unanswered> {
+        self.buffer.clear();
+        self.stream.set_nonblocking(true).map_err(|_| Unanswered::Closed)?;
+        let mut chunk = [0; 16 * 1024];
+        let ended = loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => break Err(Unanswered::Closed),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
+                Err(_) => break Err(Unanswered::Closed),
+            }
+        };
+        self.stream.set_nonblocking(false).map_err(|_| Unanswered::Closed)?;
+        ended
+    }
+
     fn fill(&mut self, deadline: Deadline) -> Result<(), Unanswered> {
         let left = deadline.left().ok_or(Unanswered::TooLate)?;
         self.stream.set_read_timeout(Some(left)).map_err(|_| Unanswered::Closed)?;

@@ -47,9 +47,10 @@ impl Shell {
         self.boot_id.as_deref()
     }
 
-    /// The guest is going down: what it reported is no longer so.
-    pub(crate) fn forget_boot(&mut self) {
+    /// The guest was reset: what it reported is no longer so, and what nobody has read yet never was of interest.
+    pub(crate) fn forget_boot(&mut self) -> Result<(), Unanswered> {
         self.boot_id = None;
+        self.lines.forget()
     }
 
     /// Waits until the shell of the current boot has reported.

@@ -127,14 +127,13 @@ impl Vm {
         self.monitor.forget_events();
         self.post("systemctl reboot", within)?;
         let deadline = Deadline::after(within);
-        let reset = self.monitor.wait_for("RESET", deadline);
-        reset.map_err(|reason| self.failure(reason, "reset of the machine", within))?;
         self.next_boot(deadline, within)
     }
 
     /// Presses the reset button: nothing is written back. Waits for the next boot's shell.
     pub fn reset(&mut self, within: Duration) -> Result<(), VmError> {
         let deadline = Deadline::after(within);
+        self.monitor.forget_events();
         let answer = self.monitor.execute("system_reset", deadline);
         answer.map_err(|reason| self.failure(reason, "answer of the monitor", within))?;
         self.next_boot(deadline, within)
@@ -177,9 +176,10 @@ impl Vm {
     }
 
     fn next_boot(&mut self, deadline: Deadline, within: Duration) -> Result<(), VmError> {
+        let reset = self.monitor.wait_for("RESET", deadline);
+        reset.map_err(|reason| self.failure(reason, "reset of the machine", within))?;
         self.boot_starts = self.console.len();
-        self.shell.forget_boot();
-        let ready = self.shell.wait_ready(deadline);
+        let ready = self.shell.forget_boot().and_then(|()| self.shell.wait_ready(deadline));
         ready.map_err(|reason| self.failure(reason, "root shell after the reset", within))
     }
 

@@ -1,6 +1,6 @@
 //! The reset button, pressed at any moment of a first boot: the next boot registers the node all the same.
 //!
-//! Ten times in every run. `NAP_VM_RESETS=200` (`make resets`) does more; what is done is in `target/vm/resets.done`, so that a run
+//! Four times in every run. `NAP_VM_RESETS=200` (`make resets`) does more; what is done is in `target/vm/resets.done`, so that a run
 //! that was stopped goes on where it was, until that file is removed.
 
 use std::fs;
@@ -12,10 +12,10 @@ use nap_vm::{Image, Vm, VmLock, VmOptions, artifact, workspace};
 use crate::azure::{Azure, VM_ID, custom_data};
 use crate::guest::{self, BOOT, json, note, told, wait_for_agent};
 
-const IN_CI: u32 = 10;
+const IN_CI: u32 = 4;
 
-/// From before the agent starts to after the node has registered, on a quiet machine.
-const MOMENTS: std::ops::Range<u64> = 12_000..42_000;
+/// Milliseconds after power-on, from before the agent starts to after the node has registered, on a quiet machine.
+const MOMENTS: std::ops::Range<u64> = 30_000..60_000;
 
 #[test]
 fn a_reset_at_any_moment_of_the_first_boot_costs_only_that_boot() {
@@ -50,7 +50,8 @@ fn reset_once(lock: VmLock, image: &Image, moment: Duration) -> String {
     told(&mut vm, "nap-agent status");
     let boot_id = vm.boot_id().expect("the shell answered").replace('-', "");
     let journal = told(&mut vm, "cat /var/lib/nap-agent/journal.jsonl");
-    let lines = journal.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    // What was not synced the reset may have left as zeroes or half a line.
+    let lines = journal.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let mut of_first_boot =
         lines.filter(|line| line["bootId"].as_str().is_some_and(|id| id.replace('-', "") != boot_id));
     of_first_boot.next_back().map_or("nothing yet".to_owned(), |line| format!("{} {}", line["step"], line["event"]))
