@@ -94,18 +94,15 @@ impl Lines {
 
     /// Drops all that has come until now, read or not.
     pub(crate) fn forget(&mut self) -> Result<(), Unanswered> {
-        self.buffer.clear();
         self.stream.set_nonblocking(true).map_err(|_| Unanswered::Closed)?;
-        let mut chunk = [0; 16 * 1024];
         let ended = loop {
-            match self.stream.read(&mut chunk) {
-                Ok(0) => break Err(Unanswered::Closed),
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
-                Err(_) => break Err(Unanswered::Closed),
+            match self.fill(Deadline::after(Duration::from_secs(1))) {
+                Ok(()) => self.buffer.clear(),
+                Err(Unanswered::TooLate) => break Ok(()), // nothing is left
+                Err(other) => break Err(other),
             }
         };
+        self.buffer.clear();
         self.stream.set_nonblocking(false).map_err(|_| Unanswered::Closed)?;
         ended
     }
