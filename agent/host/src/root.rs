@@ -22,6 +22,9 @@ use crate::checkpoint;
 /// Largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
+/// How often a path is resolved anew when the kernel saw the tree change under it; each try takes microseconds.
+const MAX_RESOLVE_TRIES: u32 = 10_000;
+
 /// Why a file operation failed: what, where, and the system call's error.
 #[derive(Debug, Error)]
 #[error("cannot {action} {path}")]
@@ -355,7 +358,18 @@ impl Root {
         if flags.contains(OFlag::O_CREAT) {
             how = how.mode(Mode::from_bits_truncate(mode));
         }
-        openat2(&self.fd, inside, how)
+        // A `..` in a link, as in all of /sys: any rename or mount on the machine meanwhile, and the kernel asks to try again
+        // (openat2(2), EAGAIN). A machine that boots does both all the time.
+        let mut tries = 0;
+        loop {
+            match openat2(&self.fd, inside, how) {
+                Err(Errno::EAGAIN) if tries < MAX_RESOLVE_TRIES => {
+                    tries += 1;
+                    std::thread::yield_now();
+                }
+                done => return done,
+            }
+        }
     }
 
     fn describe(&self, stat: &FileStat) -> Entry {
@@ -408,6 +422,31 @@ mod tests {
         assert!(root.write(&path("/etc/x"), b"x", 0o600).is_err());
         assert_eq!(root.read("/climb/passwd").unwrap(), None);
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_path_that_climbs_resolves_while_others_rename() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir_all(at("a/b/c")).unwrap();
+        std::fs::write(at("file"), "here").unwrap();
+        symlink("../../../a/b/c/../../../file", at("a/b/c/link")).unwrap();
+        let root = Root::open(directory.path()).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::fs::write(at("x"), "").unwrap();
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::fs::rename(at("x"), at("y")).unwrap();
+                    std::fs::rename(at("y"), at("x")).unwrap();
+                }
+            });
+            let read: Vec<_> = (0..20_000).map(|_| root.read_text("/a/b/c/link")).collect();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            for text in read {
+                assert_eq!(text.unwrap().as_deref(), Some("here"));
+            }
+        });
     }
 
     #[test]
