@@ -8,6 +8,7 @@ mod block;
 pub mod channels;
 pub mod checkpoint;
 pub mod cmd;
+pub mod confined;
 pub mod executor;
 mod expiry;
 pub mod imds;

@@ -272,6 +272,21 @@ impl Root {
         sync_directory(&parent).map_err(wrap("sync the directory of"))
     }
 
+    /// Removes an empty directory; that there is none is fine.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn remove_directory(&self, path: &AbsPath) -> Result<(), FileError> {
+        let (parent, name) = split(path);
+        let removed = self
+            .resolve(parent, OFlag::O_PATH | OFlag::O_DIRECTORY)
+            .and_then(|parent| unlinkat(&parent, name, UnlinkatFlags::RemoveDir));
+        match removed {
+            Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
+            Err(errno) => Err(failed("remove", path.as_str(), errno)),
+        }
+    }
+
     /// Opens a file to read from it; nothing when it is not there.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::image::Image;
 use crate::kubernetes::KubernetesVersion;
 
 /// Everything the plan may depend on beyond the configuration.
@@ -45,6 +46,9 @@ pub struct Facts {
     /// Installed programs that the plan depends on.
     #[serde(default)]
     pub programs: Programs,
+    /// What the image's builder wrote down; absent without [`crate::image::INVENTORY`].
+    #[serde(default)]
+    pub image: Option<Image>,
     /// Address from which the default route leaves; absent without one.
     #[serde(default)]
     pub primary_address: Option<IpAddr>,

@@ -76,17 +76,6 @@ impl Kubelet {
         })
     }
 
-    pub(super) fn directories(&self) -> Vec<Step> {
-        vec![
-            Step::new("kubelet.directory", "kubelet's state and credentials", directory("/var/lib/kubelet", 0o755))
-                .at_bake(),
-            Step::new("kubelet.pki", "kubelet's keys", directory("/var/lib/kubelet/pki", 0o700)).at_bake(),
-            Step::new("kubelet.manifests", "static pods", directory("/etc/kubernetes/manifests", 0o755)).at_bake(),
-            Step::new("kubelet.volume-plugins", "flex volumes", directory("/etc/kubernetes/volumeplugins", 0o755))
-                .at_bake(),
-        ]
-    }
-
     pub(super) fn files(&self) -> Vec<Step> {
         let environment = format!(
             "KUBELET_NODE_LABELS=\"{}\"\nKUBELET_FLAGS=\"{}\"\n{}",
@@ -97,12 +86,7 @@ impl Kubelet {
         let mut steps = vec![
             Step::new("kubelet.config", "what kubelet does", public_file(CONFIG, pretty(&self.config))),
             Step::new("kubelet.environment", "what only a flag can say", private_file(ENVIRONMENT, environment)),
-            Step::new(
-                "kubelet.unit",
-                "systemd keeps kubelet running",
-                public_file("/etc/systemd/system/kubelet.service", unit(self.os)),
-            )
-            .at_bake(),
+            unit_file(self.os),
         ];
         if self.version.at_least(32) {
             let watchdog = "[Service]\nWatchdogSec=60s\n";
@@ -121,6 +105,22 @@ impl Kubelet {
         let want = Want::Unit { name: "kubelet.service", inputs, readiness: Readiness::Started };
         Step::new("kubelet.running", "the node joins by kubelet", want)
     }
+}
+
+pub(super) fn directories() -> Vec<Step> {
+    vec![
+        Step::new("kubelet.directory", "kubelet's state and credentials", directory("/var/lib/kubelet", 0o755))
+            .at_bake(),
+        Step::new("kubelet.pki", "kubelet's keys", directory("/var/lib/kubelet/pki", 0o700)).at_bake(),
+        Step::new("kubelet.manifests", "static pods", directory("/etc/kubernetes/manifests", 0o755)).at_bake(),
+        Step::new("kubelet.volume-plugins", "flex volumes", directory("/etc/kubernetes/volumeplugins", 0o755))
+            .at_bake(),
+    ]
+}
+
+pub(super) fn unit_file(os: &Distribution) -> Step {
+    let file = public_file("/etc/systemd/system/kubelet.service", unit(os));
+    Step::new("kubelet.unit", "systemd keeps kubelet running", file).at_bake()
 }
 
 /// Root alone may read it, as today; there is nothing secret in it.

@@ -43,10 +43,21 @@ use crate::report::{Failure, Reason};
 /// The steps that make this machine the wanted node.
 ///
 /// # Errors
-/// When this machine cannot become that node: unknown distribution, missing program, no credential.
+/// When this machine cannot become that node: unknown distribution, missing program, no credential, an image that lacks something.
 pub fn plan(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
+    if let Some(image) = facts.image.as_ref().filter(|_| !facts.has_joined()) {
+        crate::image::refuse(image, config, Distribution::of(&facts.os)?)?;
+    }
     credentials::refuse_missing(config, facts)?;
     keep(config, facts)
+}
+
+/// What may be done when an image is built: the steps of every plan that need neither a configuration nor a running machine.
+pub fn bake(os: &Distribution) -> Plan {
+    let directories = [kubelet::directories(), cni::directories(os)].concat();
+    let files = [kernel::baked_files(), vec![kubelet::unit_file(os)]].concat();
+    let stages = vec![Stage { name: "prepare", steps: directories }, Stage { name: "files", steps: files }];
+    Plan { stages, notes: Vec::new() }
 }
 
 /// The same steps for a node that has booted, whose credentials are kubelet's own affair.
@@ -90,7 +101,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     notes.extend(kubelet.notes.clone());
     let packet_filter = filter.loaded();
     notes.extend(filter.into_notes());
-    let directories = [kubelet.directories(), cni::directories(os), kernel::modules()].concat();
+    let directories = [kubelet::directories(), cni::directories(os), kernel::modules()].concat();
     let mut stages = vec![Stage { name: "prepare", steps: directories }];
     if let Some(running) = local_dns.running() {
         // Before kubelet's files, which say where pods ask: the module tells why.

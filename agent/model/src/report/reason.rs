@@ -24,6 +24,12 @@ pub enum Reason {
     KubeletBinaryMissing,
     /// The image has no containerd where it should be.
     ContainerdBinaryMissing,
+    /// The image has another minor version of kubelet.
+    ImageLacksKubernetesVersion,
+    /// The image lacks a program that the node cannot do without.
+    ImageLacksProgram,
+    /// The image lacks a plugin of the pod network.
+    ImageLacksCniPlugin,
     /// This distribution is in no row of our table.
     OsUnsupported,
     /// A file, directory, sysctl or module could not be brought into its state.
@@ -134,6 +140,27 @@ pub const REASONS: &[ReasonRow] = &[
         "1 s",
         "The image has no containerd where it should be.",
         "Use an image with containerd 1.7 or later.",
+    ),
+    row(
+        Reason::ImageLacksKubernetesVersion,
+        65,
+        "1 s",
+        "The image's inventory has a kubelet of another minor version than the configuration wants.",
+        "Use an image of that Kubernetes version; `nap-image-builder check` tells what an image can serve.",
+    ),
+    row(
+        Reason::ImageLacksProgram,
+        65,
+        "1 s",
+        "The image's inventory lacks a program that the node cannot do without.",
+        "Install it and bake the image again; `nap-image-builder check` tells everything that is missing.",
+    ),
+    row(
+        Reason::ImageLacksCniPlugin,
+        65,
+        "1 s",
+        "The image's inventory lacks a plugin that the pod network's mode calls.",
+        "Install it and bake the image again, or choose a mode whose DaemonSet brings its plugins.",
     ),
     row(
         Reason::OsUnsupported,
@@ -317,6 +344,9 @@ mod tests {
             BootstrapCredentialMissing,
             KubeletBinaryMissing,
             ContainerdBinaryMissing,
+            ImageLacksKubernetesVersion,
+            ImageLacksProgram,
+            ImageLacksCniPlugin,
             OsUnsupported,
             StepFailed,
             TrustStoreFailed,
@@ -342,6 +372,9 @@ mod tests {
             | BootstrapCredentialMissing
             | KubeletBinaryMissing
             | ContainerdBinaryMissing
+            | ImageLacksKubernetesVersion
+            | ImageLacksProgram
+            | ImageLacksCniPlugin
             | OsUnsupported
             | StepFailed
             | TrustStoreFailed
