@@ -11,6 +11,7 @@ missing=
 for program in mmdebstrap rpm lintian rpmlint; do
     command -v $program >/dev/null || missing="$missing $program"
 done
+[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing="$missing debian-archive-keyring"
 if [ -n "$missing" ]; then
     if [ "$(id -u)" != 0 ]; then
         echo "setup.sh: missing:$missing; run this as root, or install them yourself" >&2

@@ -42,6 +42,8 @@ fn deb_lives(root: &str) {
     let mut text = String::new();
     let apt = |arguments: &[&str]| changed.run(&[&["apt-get", "--quiet", "--yes"], arguments].concat());
     apt(&["install", &before]);
+    let version = concat!("nap-agent ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(changed.run(&["nap-agent", "--version"]), version, "it starts with this distribution's libraries");
     chapter(&mut text, "installed", &changed);
     let installed = changed.paths();
     changed.run(&["systemctl", "disable", "nap-agent.service"]);
