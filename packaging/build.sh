@@ -9,8 +9,9 @@ export LC_ALL=C.UTF-8
 architecture=${1:?usage: build.sh amd64|arm64}
 cd "$(dirname "$(readlink -f "$0")")/.."
 target=${CARGO_TARGET_DIR:-target}
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
-export SOURCE_DATE_EPOCH
+date=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+# With it in the environment the crates that compile C, and all that stands on them, are built anew for each commit. No time gets into them.
+unset SOURCE_DATE_EPOCH
 case $architecture in
     amd64) triple=x86_64-unknown-linux-gnu ;;
     arm64) triple=aarch64-unknown-linux-gnu ;;
@@ -32,9 +33,10 @@ out=$target/dist/$architecture
 mkdir -p "$out"
 "${prefix}objcopy" --only-keep-debug --compress-debug-sections "$built" "$out/nap-agent.debug"
 "${prefix}objcopy" --strip-all --remove-section=.comment "$built" "$out/nap-agent"
+chmod 644 "$out/nap-agent.debug"
 (cd "$out" && "${prefix}objcopy" --add-gnu-debuglink=nap-agent.debug nap-agent)
 # A program of another processor cannot be asked; this machine's says the same.
 "$target/debug/nap-agent" man >"$out/nap-agent.1"
 for shell in bash zsh fish; do "$target/debug/nap-agent" completions $shell >"$out/nap-agent.$shell"; done
 cargo metadata --quiet --locked --format-version 1 --filter-platform "$triple" |
-    "$target/debug/nap-image-builder" sbom >"$out/nap-agent.cdx.json"
+    "$target/debug/nap-image-builder" sbom --date "$date" >"$out/nap-agent.cdx.json"
