@@ -59,7 +59,7 @@ unit: build
 e2e: build
 	$(CARGO) test --package nap-e2e
 
-# The shipped program in the packages, the packages in roots of Debian 12 and 13.
+# The shipped program in the packages, the packages in roots of Debian 12 and 13. NAP_BLESS=1 make packages rewrites what they change there.
 packages: setup setup-packages
 	packaging/build.sh amd64
 	$(CARGO) test --package nap-packages

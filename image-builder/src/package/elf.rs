@@ -121,3 +121,25 @@ fn needed(file: &ElfFile64<'_, Endianness>, bytes: &[u8]) -> Result<Vec<Library>
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_names_its_libraries_and_the_versions_that_it_takes() {
+        let program = Program::read(&std::fs::read(std::env::current_exe().unwrap()).unwrap()).unwrap();
+        assert_eq!(program.architecture.rpm(), std::env::consts::ARCH);
+        let libc = program.libraries.iter().find(|library| library.name == "libc.so.6").unwrap();
+        assert!(libc.newest("GLIBC_").unwrap().starts_with("2."), "{libc:?}");
+        assert!(matches!(Program::read(b"#!/bin/sh\n"), Err(ElfError::Unreadable(_))));
+    }
+
+    #[test]
+    fn the_newest_version_is_by_its_numbers_and_not_a_private_one() {
+        let versions = ["GLIBC_2.9", "GLIBC_2.34", "GLIBC_PRIVATE", "GCC_12.0.0"].map(str::to_owned).into();
+        let library = Library { name: "libc.so.6".into(), versions };
+        assert_eq!(library.newest("GLIBC_").as_deref(), Some("2.34"));
+        assert_eq!(library.newest("LIBSYSTEMD_"), None);
+    }
+}
