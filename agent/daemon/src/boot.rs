@@ -11,7 +11,10 @@ use nap_host::wait::last_waited_for;
 use nap_host::{api, chain, logs, observe, persist};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
-use nap_model::plan::{LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT, Plan, Stage, plan, public_registry};
+use nap_model::plan::{
+    LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT, Plan, SECURE_TLS_RUN, SECURE_TLS_UNIT, Stage, plan, public_registry,
+    tries_secure_tls,
+};
 use nap_model::report::{Failure, Reason};
 use tracing::{info, warn};
 
@@ -22,8 +25,8 @@ use crate::verify;
 /// Lines of a unit's journal that go into the evidence.
 const EVIDENCE_LINES: usize = 8;
 
-/// Longest stop of LocalDNS: its own limit in its unit.
-const LOCAL_DNS_STOP_LIMIT: Duration = Duration::from_secs(30);
+/// Longest stop of what did not come up: more than its own unit says.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// A boot that got as far as a registered node.
 pub(crate) struct Booted {
@@ -111,7 +114,7 @@ impl Run<'_> {
         let mut at = 0;
         while let Some(stage) = plan.stages.get(at) {
             self.progress.enter(stage.name);
-            let applied = if stage.name == "containerd" {
+            let mut applied = if stage.name == "containerd" {
                 let (containerd, api_server) = tokio::join!(self.containerd(stage), self.routes());
                 let applied = containerd?;
                 api_server?;
@@ -119,11 +122,22 @@ impl Run<'_> {
             } else {
                 self.apply(stage).await?
             };
-            let local_dns = applied.degraded.iter().find(|(step, _)| step == LOCAL_DNS_RUNNING).cloned();
+            let name = stage.name;
+            let mut lost = |step: &str| {
+                let at = applied.degraded.iter().position(|(degraded, _)| degraded == step)?;
+                Some(applied.degraded.remove(at).1)
+            };
+            let (local_dns, secure_tls) = (lost(LOCAL_DNS_RUNNING), lost(SECURE_TLS_RUN));
             self.count(applied);
             at += 1;
-            if let Some((_, why)) = local_dns {
-                plan = self.without_local_dns(why).await?;
+            let changed = match (local_dns, secure_tls) {
+                (Some(why), _) => Some(self.without_local_dns(why).await?),
+                (None, Some(why)) => Some(self.without_secure_tls(why).await?),
+                (None, None) if name == "secure-tls" => self.took_certificate().await?,
+                (None, None) => None,
+            };
+            if let Some(changed) = changed {
+                plan = changed;
                 // What came before is as planned now, too; a check of it costs nothing.
                 at = 0;
             }
@@ -133,15 +147,45 @@ impl Run<'_> {
 
     /// LocalDNS did not come up: it is stopped for good, and the node is planned with plain DNS, also by the guard.
     async fn without_local_dns(&mut self, why: String) -> Result<Plan, Failure> {
-        let units = Units::connect(&self.context.root).await;
-        let stopped = match units {
-            Ok(units) => units.stop(LOCAL_DNS_UNIT, LOCAL_DNS_STOP_LIMIT).await,
+        self.stop(LOCAL_DNS_UNIT).await;
+        self.degraded += 1;
+        self.facts.local_dns_failure = Some(why);
+        self.plan_anew()
+    }
+
+    /// The client gave no certificate: from here on it is the bootstrap token, or nothing.
+    async fn without_secure_tls(&mut self, why: String) -> Result<Plan, Failure> {
+        self.stop(SECURE_TLS_UNIT).await;
+        self.degraded += 1;
+        self.facts.secure_tls_failure = Some(why);
+        self.plan_anew().map_err(|failure| self.with_journal(failure, SECURE_TLS_UNIT))
+    }
+
+    /// The client says that it has done its work; the certificate is what counts.
+    async fn took_certificate(&mut self) -> Result<Option<Plan>, Failure> {
+        self.facts.observed_at = jiff::Timestamp::now();
+        self.facts.client_certificate =
+            observe::client_certificate(&self.context.root).map_err(|error| step_failed(SECURE_TLS_RUN, &error))?;
+        if self.facts.has_joined() {
+            info!("kubelet's certificate came by secure TLS bootstrapping");
+            return Ok(None);
+        }
+        let why = "the client ended well and left no valid certificate".to_owned();
+        self.without_secure_tls(why).await.map(Some)
+    }
+
+    async fn stop(&self, unit: &str) {
+        let stopped = match Units::connect(&self.context.root).await {
+            Ok(units) => units.stop(unit, STOP_LIMIT).await,
             Err(error) => Err(error),
         };
         if let Err(error) = stopped {
-            warn!(unit = LOCAL_DNS_UNIT, error = chain(&error), "cannot stop it; it may come up later");
+            warn!(unit, error = chain(&error), "cannot stop it; it may come up later");
         }
-        self.facts.local_dns_failure = Some(why);
+    }
+
+    /// The plan for facts that changed, which the guard must plan with, too.
+    fn plan_anew(&self) -> Result<Plan, Failure> {
         persist::write_facts(&self.context.root, &self.facts).map_err(|error| step_failed("facts", &error))?;
         let plan = plan(self.config, &self.facts)?;
         let known = self.progress.notes();
@@ -181,8 +225,9 @@ impl Run<'_> {
         if self.facts.has_joined() {
             return Ok(());
         }
-        let checked =
-            api::check(&self.config.cluster, self.config.bootstrap_token.as_ref(), self.config.boot.api_server).await;
+        // A token that may never be needed must not cost the boot.
+        let token = self.config.bootstrap_token.as_ref().filter(|_| !tries_secure_tls(self.config, &self.facts));
+        let checked = api::check(&self.config.cluster, token, self.config.boot.api_server).await;
         checked.map_err(|error| {
             let limit = self.config.boot.api_server.as_secs();
             Failure::new(error.reason(), "verify.api-server", chain(&error))

@@ -25,6 +25,9 @@ use crate::{block, chain, checkpoint, expiry, kernel, packet_filter, swap, trust
 /// Directory of stamps: which inputs a running unit was started with. In `/run`, so a reboot forgets them with the units.
 const STAMPS: &str = "/run/nap-agent/stamps";
 
+/// How long systemd may take to end what ran out of its own time.
+const KILL_TAKES: Duration = Duration::from_secs(10);
+
 /// Why a step is not in its state.
 #[derive(Debug, Error)]
 pub enum StepError {
@@ -380,7 +383,7 @@ async fn unit_difference(
     let Some(units) = systemd(root).await? else { return Ok(Some(format!("start {name}"))) };
     let status = units.status(name).await?;
     let up = match readiness {
-        Readiness::Active => status.is_active(),
+        Readiness::Active | Readiness::Done { .. } => status.is_active(),
         Readiness::Started => status.is_started(),
     };
     let stamp = root.read_text(&format!("{STAMPS}/{name}"))?;
@@ -399,7 +402,12 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
     match want.clone() {
         Want::Unit { name, inputs, readiness } => {
             let units = Units::connect(root).await?;
-            units.restart(name, readiness == Readiness::Active, unit_limit).await?;
+            let (wait_for_ready, limit) = match readiness {
+                Readiness::Active => (true, unit_limit),
+                Readiness::Started => (false, unit_limit),
+                Readiness::Done { within } => (true, within + KILL_TAKES),
+            };
+            units.restart(name, wait_for_ready, limit).await?;
             checkpoint::pass("unit restarted");
             let stamp = AbsPath::try_from(format!("{STAMPS}/{name}").as_str()).expect("unit names have no slash");
             Ok(root.write(&stamp, inputs.as_str().as_bytes(), 0o644)?)

@@ -53,6 +53,7 @@ pub async fn observe(root: &Root) -> Result<Facts, FileError> {
         instance: None,
         client_certificate: client_certificate(root)?,
         local_dns_failure: None,
+        secure_tls_failure: None,
         os,
     })
 }

@@ -78,7 +78,6 @@ const ONLY_SAID: &[&str] = &[
     "nodeClass.localDNS.vnetDNSOverrides[].forwardDestination",
     "local_dns_profile.vnet_dns_overrides.*.forward_destination",
     "pre_provision_only",
-    "bootstrapping_config.bootstrapping_auth_method",
 ];
 
 /// What must stand beside a field for it to count: the field's beginning, and the neighbour.
@@ -94,6 +93,12 @@ fn neighbours() -> Vec<(&'static str, &'static str, Value)> {
     let theirs = json!({ZONE: {"serve_stale": "Immediate"}, ".": {}, "cluster.local": {}});
     vec![
         ("nodeClass.linuxOSConfig.swapFileSize", "nodeClass.kubelet.failSwapOn", json!(false)),
+        ("identity.secureTLSBootstrap.", "identity.secureTLSBootstrap", json!({"enabled": true})),
+        (
+            "bootstrapping_config.secure_tls_bootstrapping_",
+            "bootstrapping_config.bootstrapping_auth_method",
+            json!("BOOTSTRAPPING_AUTH_METHOD_SECURE_TLS_BOOTSTRAPPING"),
+        ),
         ("nodeClass.fipsMode", "nodeClass.imageFamily", json!("Ubuntu2204")),
         ("nodeClass.fipsMode", "nodeClass.security.trustedLaunch.vtpm", json!(true)),
         (

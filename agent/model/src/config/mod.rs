@@ -17,6 +17,7 @@ pub mod problem;
 pub(crate) mod rules;
 mod script_variables;
 mod scriptless;
+mod secure_tls;
 pub mod shape;
 mod shell_words;
 mod sysctls;
@@ -33,6 +34,7 @@ pub use machine::{
 };
 pub use node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
 use problem::Findings;
+pub use secure_tls::SecureTls;
 use shape::{Naming, Shape};
 
 /// What a custom data holds.

@@ -57,6 +57,9 @@ pub struct Facts {
     /// Why LocalDNS did not come up in this boot of the machine; absent when it did or was not tried.
     #[serde(default)]
     pub local_dns_failure: Option<String>,
+    /// Why secure TLS bootstrapping gave no certificate in this boot; absent when it did or was not tried.
+    #[serde(default)]
+    pub secure_tls_failure: Option<String>,
 }
 
 /// `/etc/os-release`.

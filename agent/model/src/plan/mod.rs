@@ -21,6 +21,7 @@ mod provider_id;
 mod proxy;
 mod registries;
 mod resource;
+mod secure_tls;
 mod slices;
 mod system;
 mod trust;
@@ -34,6 +35,8 @@ pub use packet_filter::{PACKET_FILTER_TABLE, packet_filter_rules};
 use provider_id::node_provider_id;
 pub use registries::public_registry;
 pub use resource::{AbsPath, AbsPathError, Content, Digest, Place, Plan, Readiness, Stage, Step, Want, When};
+use secure_tls::SecureTls;
+pub use secure_tls::{SECURE_TLS_RUN, SECURE_TLS_UNIT, tries_secure_tls};
 
 use crate::config::NodeConfig;
 use crate::facts::Facts;
@@ -71,6 +74,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         kubelet.files(),
         containerd.files(),
         credentials::files(config, facts),
+        secure_tls::files(config, facts),
         cni::files(config.cni),
         cloud::files(&config.cloud),
         kernel::files(config),
@@ -86,6 +90,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         claims::grown_root(facts, &mut notes),
         gpu::units(config, facts),
     ];
+    notes.extend(SecureTls::new(config, facts).note(config));
     notes.extend(local_dns.notes(config));
     notes.extend(kubelet.notes.clone());
     let packet_filter = filter.loaded();
@@ -104,8 +109,9 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         Stage { name: "settings", steps: settings.concat() },
         Stage { name: "units", steps: units.concat() },
         Stage { name: "containerd", steps: vec![containerd.running()] },
-        Stage { name: "kubelet", steps: vec![kubelet.running()] },
     ]);
+    stages.extend(secure_tls::run(config, facts).map(|step| Stage { name: "secure-tls", steps: vec![step] }));
+    stages.push(Stage { name: "kubelet", steps: vec![kubelet.running()] });
     Ok(Plan { stages, notes })
 }
 

@@ -1,6 +1,7 @@
 //! The few resources that a plan is made of.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
@@ -202,6 +203,11 @@ pub enum Readiness {
     Active,
     /// systemd has started it; what comes after is watched elsewhere.
     Started,
+    /// It has run to its end, and well.
+    Done {
+        /// Longest run, by its own unit.
+        within: Duration,
+    },
 }
 
 fn octal<S: Serializer>(mode: &u32, serializer: S) -> Result<S::Ok, S::Error> {

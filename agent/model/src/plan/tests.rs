@@ -312,3 +312,67 @@ fn the_order_of_zones_restarts_nothing() {
     });
     assert_eq!(inputs(&local_dns_plan(|_, _| {})), inputs(&reversed));
 }
+
+/// The scenario with secure TLS bootstrapping, its document and facts changed.
+fn secure_tls_plan(change: impl Fn(&mut NodeConfig, &mut Facts)) -> Result<Plan, Failure> {
+    let (_, config, facts) = SCENARIOS[1];
+    let mut config = decode(config.as_bytes()).unwrap().config.unwrap();
+    let mut facts = serde_json::from_str(facts).unwrap();
+    change(&mut config, &mut facts);
+    plan(&config, &facts)
+}
+
+#[test]
+fn the_token_is_on_the_disk_only_when_it_is_next() {
+    let has = |plan: &Plan| {
+        let token = plan.steps().find(|step| step.id == "kubelet.bootstrap-kubeconfig").unwrap();
+        let run = plan.steps().any(|step| step.id == SECURE_TLS_RUN);
+        (matches!(token.want, Want::File { .. }), run)
+    };
+    assert_eq!(has(&secure_tls_plan(|_, _| {}).unwrap()), (false, true));
+    let failed = secure_tls_plan(|_, facts| facts.secure_tls_failure = Some("it hangs".to_owned())).unwrap();
+    assert_eq!(has(&failed), (true, false));
+    let missing = secure_tls_plan(|_, facts| facts.present.clear()).unwrap();
+    assert_eq!(has(&missing), (true, false));
+    let unwanted = secure_tls_plan(|config, _| config.secure_tls = None).unwrap();
+    assert_eq!(has(&unwanted), (true, false));
+}
+
+#[test]
+fn without_a_token_the_refusal_says_what_was_tried() {
+    assert!(secure_tls_plan(|config, _| config.bootstrap_token = None).is_ok(), "the client may work");
+    let failure = secure_tls_plan(|config, facts| {
+        config.bootstrap_token = None;
+        facts.secure_tls_failure = Some("it hangs".to_owned());
+    });
+    let failure = failure.unwrap_err();
+    assert_eq!(failure.reason, Reason::BootstrapCredentialMissing);
+    assert_eq!(
+        failure.evidence[..2],
+        ["first, secure TLS bootstrapping: it hangs", "second, the bootstrap token: the configuration has none"]
+    );
+}
+
+#[test]
+fn the_client_runs_again_for_a_certificate_that_expired_and_never_for_more_than_half_of_the_boot() {
+    let run = |plan: Plan| plan.steps().find(|step| step.id == SECURE_TLS_RUN).map(|step| step.want.clone());
+    let first = run(secure_tls_plan(|_, _| {}).unwrap());
+    let with = |days: i64| {
+        move |_: &mut NodeConfig, facts: &mut Facts| {
+            let not_after = facts.observed_at + jiff::SignedDuration::from_hours(24 * days);
+            let not_before = not_after - jiff::SignedDuration::from_hours(24 * 365);
+            facts.client_certificate = Some(crate::facts::Certificate { not_before, not_after });
+        }
+    };
+    assert_eq!(run(secure_tls_plan(with(1)).unwrap()), None, "kubelet renews what is valid");
+    let again = run(secure_tls_plan(with(-1)).unwrap());
+    assert!(again.is_some() && again != first, "{again:?}");
+    let within = |want: Option<Want>| match want {
+        Some(Want::Unit { readiness: Readiness::Done { within }, .. }) => within.as_secs(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(within(first), 360, "half of 12 minutes, though its own limits are 8");
+    let short =
+        secure_tls_plan(|config, _| config.secure_tls.as_mut().unwrap().deadline = std::time::Duration::from_secs(7));
+    assert_eq!(within(run(short.unwrap())), 7);
+}
