@@ -69,6 +69,7 @@ fn target(want: &Want) -> String {
         Want::Block { path, lines, .. } => format!("{} lines in {path}", lines.lines().count()),
         Want::SwapFile { path, bytes } => format!("swap file {path}, {bytes} bytes"),
         Want::TrustStore { bundle, certificates, .. } => format!("{} certificates in {bundle}", certificates.len()),
+        Want::SelfSigned { certificate, names, .. } => format!("{certificate} for {}", names.join(", ")),
         Want::NoExpiry { user } => format!("{user} never expires"),
         Want::Enabled { name, enabled: true } => format!("{name} runs, also after a reboot"),
         Want::Enabled { name, enabled: false } => format!("{name} does not run, nor after a reboot"),

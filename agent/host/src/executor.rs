@@ -20,7 +20,7 @@ use crate::journal::{Event, Journal};
 use crate::packet_filter::PacketFilterError;
 use crate::root::{Entry, FileError, Kind, Root};
 use crate::units::{UnitError, Units};
-use crate::{block, chain, checkpoint, expiry, kernel, packet_filter, swap, trust_store};
+use crate::{block, chain, checkpoint, expiry, kernel, packet_filter, serving_certificate, swap, trust_store};
 
 /// Directory of stamps: which inputs a running unit was started with. In `/run`, so a reboot forgets them with the units.
 const STAMPS: &str = "/run/nap-agent/stamps";
@@ -273,6 +273,9 @@ async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError
         },
         Want::SwapFile { path, bytes } => plain(swap::difference(root, path, *bytes)?),
         Want::TrustStore { bundle, certificates, .. } => plain(trust_store::difference(root, bundle, certificates)?),
+        Want::SelfSigned { certificate, key, names } => {
+            plain(serving_certificate::difference(root, certificate, key, names)?)
+        }
         Want::NoExpiry { user } => plain(expiry::difference(root, user)?),
         Want::Enabled { name, enabled } => plain(enabled_difference(root, name, *enabled).await?),
         Want::Reread { name, files } => plain(reread_difference(root, name, files).await?),
@@ -418,6 +421,9 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
         }
         Want::SwapFile { path, bytes } => blocking(root, move |root| swap::make(root, &path, bytes)).await,
         Want::TrustStore { program, .. } => Ok(trust_store::update(root, program).await?),
+        Want::SelfSigned { certificate, key, names } => {
+            blocking(root, move |root| serving_certificate::make(root, &certificate, &key, &names)).await
+        }
         Want::NoExpiry { user } => Ok(expiry::never(root, &user).await?),
         Want::Enabled { name, enabled } => {
             let units = Units::connect(root).await?;

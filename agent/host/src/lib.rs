@@ -23,6 +23,7 @@ pub mod packet_filter;
 pub mod persist;
 pub mod private_socket;
 pub mod root;
+mod serving_certificate;
 pub mod sources;
 mod swap;
 mod trust_store;

@@ -201,6 +201,14 @@ impl ScratchRoot {
                 Want::Unit { name, .. } => {
                     state.insert((*name).to_owned(), self.describe(&format!("/run/nap-agent/stamps/{name}")));
                 }
+                // Two runs make two keys; that both files are there is what is the same. Whether they fit, the executor has looked.
+                Want::SelfSigned { certificate, key, .. } => {
+                    for path in [certificate, key] {
+                        let described = self.describe(path.as_str());
+                        let mode = described.split(' ').next().unwrap_or_default();
+                        state.insert(path.to_string(), mode.to_owned());
+                    }
+                }
                 Want::NoExpiry { .. } => _ = state.insert("shadow".to_owned(), self.describe("/etc/shadow")),
                 // Below a scratch root there is no kernel whose filter would be ours.
                 Want::Reread { .. } | Want::Enabled { .. } | Want::Module { .. } | Want::PacketFilter { .. } => {}

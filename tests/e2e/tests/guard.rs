@@ -66,6 +66,11 @@ async fn what_drifts_comes_back() {
         std::fs::write(guarded.node.path(path), "drifted\n").unwrap();
         guarded.until(path, async |guarded| guarded.file_is(path, &wanted)).await;
     }
+    let [certificate, key] = ["crt", "key"].map(|end| format!("/etc/kubernetes/certs/kubeletserver.{end}"));
+    let first = guarded.node.root.read(&certificate);
+    std::fs::remove_file(guarded.node.path(&key)).unwrap();
+    let is_anew = async |guarded: &Guarded| !guarded.file_is(&certificate, &first) && guarded.node.path(&key).exists();
+    guarded.until("another pair", is_anew).await;
     let path = "/etc/containerd/config.toml";
     let wanted = guarded.node.root.read(path);
     std::fs::remove_file(guarded.node.path(path)).unwrap();

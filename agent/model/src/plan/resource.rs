@@ -1,5 +1,6 @@
 //! The few resources that a plan is made of.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -146,6 +147,15 @@ pub enum Want {
         /// Program and arguments that make the bundle of the files.
         program: &'static [&'static str],
     },
+    /// A key, and a certificate that it has signed itself for these names. Whose they are does not matter, and nobody sees the key.
+    SelfSigned {
+        /// The certificate, PEM.
+        certificate: AbsPath,
+        /// The private key, PEM, for root alone.
+        key: AbsPath,
+        /// Names and addresses, sorted.
+        names: Vec<String>,
+    },
     /// A user whose password and account never expire.
     NoExpiry {
         /// Its name.
@@ -271,13 +281,15 @@ impl Digest {
         let mut hash = Sha256::new();
         for step in steps {
             let (path, text) = match &step.want {
-                Want::File { path, content, .. } => (path, content.reveal()),
-                Want::Block { path, lines, .. } => (path, lines.as_str()),
+                Want::File { path, content, .. } => (path, Cow::Borrowed(content.reveal())),
+                Want::Block { path, lines, .. } => (path, Cow::Borrowed(lines.as_str())),
+                // Its bytes are not planned; for which names it is, is.
+                Want::SelfSigned { certificate, names, .. } => (certificate, Cow::Owned(names.join(" "))),
                 _ => continue,
             };
             hash.update(path.as_str());
             hash.update([0]);
-            hash.update(text);
+            hash.update(text.as_bytes());
             hash.update([0]);
         }
         Self::finish(hash)

@@ -65,6 +65,9 @@ fn golden(plan: &Plan) -> String {
                     writeln!(text, "trust store {bundle} with {} certificates, by {program:?}", certificates.len())
                         .unwrap();
                 }
+                Want::SelfSigned { certificate, key, names } => {
+                    writeln!(text, "self-signed {certificate}, {key} for {}", names.join(", ")).unwrap();
+                }
                 Want::NoExpiry { user } => writeln!(text, "no expiry of {user}").unwrap(),
                 Want::Enabled { name, enabled } => writeln!(text, "enabled {name} {enabled}").unwrap(),
                 Want::Reread { name, files, .. } => {
@@ -124,7 +127,8 @@ fn step_ids_and_targets_are_unique() {
             | Want::Absent { path }
             | Want::Choice { path, .. }
             | Want::Block { path, .. }
-            | Want::SwapFile { path, .. } => Some(path),
+            | Want::SwapFile { path, .. }
+            | Want::SelfSigned { certificate: path, .. } => Some(path),
             Want::Sysctl { .. }
             | Want::Module { .. }
             | Want::Unit { .. }
@@ -375,4 +379,45 @@ fn the_client_runs_again_for_a_certificate_that_expired_and_never_for_more_than_
     let short =
         secure_tls_plan(|config, _| config.secure_tls.as_mut().unwrap().deadline = std::time::Duration::from_secs(7));
     assert_eq!(within(run(short.unwrap())), 7);
+}
+
+/// The kubelet of the first scenario with these fields: who it serves as, its two fields, and the digest that restarts it.
+fn serving(
+    given: serde_json::Value,
+    facts: impl Fn(&mut Facts),
+) -> (Option<Vec<String>>, [serde_json::Value; 2], Want) {
+    let (_, config, observed) = SCENARIOS[0];
+    let mut config = decode(config.as_bytes()).unwrap().config.unwrap();
+    config.kubelet.config.extend(given.as_object().unwrap().clone());
+    let mut observed = serde_json::from_str(observed).unwrap();
+    facts(&mut observed);
+    let plan = plan(&config, &observed).unwrap();
+    let names = plan.steps().find_map(|step| match &step.want {
+        Want::SelfSigned { names, .. } => Some(names.clone()),
+        _ => None,
+    });
+    let fields: serde_json::Value = serde_json::from_str(file(&plan, "/etc/default/kubeletconfig.json")).unwrap();
+    let running = plan.steps().find(|step| step.id == "kubelet.running").unwrap().want.clone();
+    (names, [fields["tlsCertFile"].clone(), fields["tlsPrivateKeyFile"].clone()], running)
+}
+
+#[test]
+fn kubelet_serves_under_all_names_of_the_node_unless_somebody_else_sees_to_it() {
+    let ours = ["/etc/kubernetes/certs/kubeletserver.crt", "/etc/kubernetes/certs/kubeletserver.key"];
+    let ours = ours.map(serde_json::Value::from);
+    let (names, fields, running) = serving(serde_json::json!({}), |_| {});
+    let wanted = ["10.224.0.7", "10.225.0.7", "aks-default-7x2k", "fd00:224::7"];
+    assert_eq!((names.as_deref(), fields), (Some(wanted.map(str::to_owned).as_slice()), ours.clone()));
+
+    let (names, _, other) = serving(serde_json::json!({}), |facts| facts.instance = None);
+    assert!(
+        names.unwrap().len() < wanted.len() && other != running,
+        "kubelet reads the new certificate when it starts"
+    );
+
+    let none = [serde_json::Value::Null, serde_json::Value::Null];
+    let signed = serving(serde_json::json!({"serverTLSBootstrap": true}), |_| {});
+    assert_eq!((signed.0, signed.1), (None, none));
+    let mine = serving(serde_json::json!({"tlsCertFile": "/mine.crt", "tlsPrivateKeyFile": "/mine.key"}), |_| {});
+    assert_eq!((mine.0, mine.1), (None, ["/mine.crt", "/mine.key"].map(serde_json::Value::from)));
 }
