@@ -318,6 +318,10 @@ fn script_table(page: &mut String, fields: &[(Leaf, String)]) {
         let (field, effect) = match row.meaning {
             Meaning::Ignored(why) => (String::new(), format!("ignored: {why}")),
             Meaning::Switch(fields) => (fields.join(", "), "when `false`, these do not count".to_owned()),
+            Meaning::Corefile(fields) => {
+                let fields = fields.map(|field| format!("`{field}`"));
+                (fields.join(", "), "as the fields below them; the first of such variables counts".to_owned())
+            }
             Meaning::Field(field, _) => {
                 let below = format!("{field}.");
                 let mut of_field =

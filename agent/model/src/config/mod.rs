@@ -5,6 +5,7 @@ mod aks_kubelet;
 mod aks_machine;
 mod aks_node_config;
 pub mod carrier;
+mod corefile;
 mod document;
 mod kubelet_flags;
 mod local_dns;
