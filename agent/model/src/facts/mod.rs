@@ -238,6 +238,14 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// Gives a tag another value, under the name that it has already.
+    pub fn set_tag(&mut self, name: &str, value: &str) {
+        match self.tags.iter_mut().find(|(tag, _)| tag.eq_ignore_ascii_case(name)) {
+            Some((_, old)) => value.clone_into(old),
+            None => _ = self.tags.insert(name.to_owned(), value.to_owned()),
+        }
+    }
+
     /// A tag's value; Azure compares names of tags without case.
     pub fn tag(&self, name: &str) -> Option<&str> {
         self.tags.iter().find(|(tag, _)| tag.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())

@@ -31,6 +31,7 @@ use kubelet::node_address;
 pub use kubelet::{healthz_port, node_name};
 use local_dns::LocalDns;
 pub use local_dns::{COREFILE, LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT};
+pub use network::api_server_tag;
 pub use packet_filter::{PACKET_FILTER_TABLE, packet_filter_rules};
 use provider_id::node_provider_id;
 pub use registries::public_registry;
