@@ -38,6 +38,7 @@ pub(crate) struct Booted {
 /// Makes this machine the wanted node.
 pub(crate) async fn boot(context: &Context, progress: &Progress) -> Result<Booted, Failure> {
     let found = fetch(context, progress).await?;
+    progress.warned(found.decoded.findings.warnings.iter().map(ToString::to_string));
     let config = config_of(&found)?;
     progress.hide(config.secrets());
     let budget = config.boot.budget.saturating_sub(progress.elapsed());

@@ -1,5 +1,6 @@
 //! What all commands need: the root, the sources, the facts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,10 +145,15 @@ fn read_facts(path: &std::path::Path) -> anyhow::Result<Facts> {
     serde_json::from_slice(&bytes).with_context(|| format!("{} holds no facts", path.display()))
 }
 
-/// The configuration, or a failure with every mistake in it.
+/// The configuration, or a failure with every mistake in it. Its warnings are one line of the log: a script has twenty of them at
+/// every boot, and `decode` and the report have their text.
 pub(crate) fn config_of(found: &Found) -> Result<&NodeConfig, Failure> {
-    for warning in &found.decoded.findings.warnings {
-        warn!(field = warning.path, "{}", warning.message);
+    let warnings = &found.decoded.findings.warnings;
+    if !warnings.is_empty() {
+        let names: BTreeSet<_> = warnings.iter().map(|warning| warning.path.as_str()).collect();
+        let fields = names.into_iter().map(|name| if name.is_empty() { "the document" } else { name });
+        let fields = fields.collect::<Vec<_>>().join(", ");
+        warn!(count = warnings.len(), fields, "not all of the configuration is acted on; `nap-agent decode` says why");
     }
     found.decoded.config.as_ref().ok_or_else(|| {
         let problems = &found.decoded.findings.problems;
