@@ -17,7 +17,7 @@ use nap_host::units::Units;
 use nap_host::{alone, api, chain, notify, observe, persist};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
-use nap_model::plan::{Plan, Stage, Step, Want, api_server_tag, keep, node_name};
+use nap_model::plan::{Plan, Readiness, Stage, Step, Want, api_server_tag, keep, node_name};
 use nap_model::report::{Failure, Reason};
 use tokio::time::{Instant, interval};
 use tracing::{debug, info, warn};
@@ -243,7 +243,8 @@ impl Guard<'_> {
     }
 
     async fn refusal(&mut self, step: &Step) -> Option<String> {
-        if let Want::Unit { name, .. } = &step.want
+        // One that only has to run to its end is inactive before it has.
+        if let Want::Unit { name, readiness: Readiness::Active | Readiness::Started, .. } = &step.want
             && let Some(why) = hands_off(self.context, name).await
         {
             return Some(why);

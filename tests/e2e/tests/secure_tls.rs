@@ -198,3 +198,25 @@ async fn a_failed_boot_tries_the_client_again() {
     boots(&node).await;
     assert_eq!((calls(&node).len(), requests(&node)), (2, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guard_gets_another_certificate_for_one_that_expired() {
+    let mut node = node_with(WORK).await;
+    hand_over(&node, None);
+    boots(&node).await;
+    node.reboot(2);
+    boots(&node).await;
+    let _guard = node.command(&["guard", "--interval", "0.2", "--listen", "127.0.0.1:0"]).spawn().unwrap();
+
+    let path = "/var/lib/kubelet/pki/kubelet-client-1.pem";
+    let good = node.root.read(path);
+    let ago = |hours: u64| std::time::SystemTime::now() - Duration::from_secs(3600 * hours);
+    let expired = node.api.mint_client_certificate_valid(NAME, ago(48), ago(24));
+    node.root.write(path, &format!("{}{}", expired.certificate_pem, expired.key_pem));
+    let start = Instant::now();
+    while node.root.read(path) != good {
+        assert!(start.elapsed() < Duration::from_secs(30), "the client was not run again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(calls(&node).len(), 2);
+}
