@@ -293,6 +293,8 @@ fn words(line: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy as _;
+
     use super::*;
 
     /// What AgentBaker's template makes of overrides, shortened to what matters. Source: AgentBaker, `pkg/agent/baker_test.go`.
@@ -415,6 +417,35 @@ mod tests {
             ("{\n}\n", "line 1: a { where none can be"),
         ] {
             assert_eq!(read(text), Err(why.to_owned()), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Lines of words that mean something, in any order, and any text at all.
+        #[test]
+        fn no_text_breaks_the_reader(
+            lines in proptest::collection::vec(
+                proptest::collection::vec(
+                    proptest::prop_oneof![
+                        proptest::sample::select(vec![
+                            "{", "}", ".", ".:53", "cluster.local:53", "a.example:53", "bind", "169.254.10.10", "169.254.10.11", "forward",
+                            "168.63.129.16", "10.0.0.10", "cache", "serve_stale", "5s", "verify", "force_tcp", "policy", "max_concurrent", "9",
+                            "errors", "log", "template", "\"", "#",
+                        ]).prop_map(str::to_owned),
+                        "\\PC{0,6}",
+                    ],
+                    0..5,
+                ),
+                0..40,
+            ),
+        ) {
+            let text: String = lines.iter().map(|words| words.join(" ") + "\n").collect();
+            if let Ok(overrides) = read(&text) {
+                for zones in [&overrides.node, &overrides.pods] {
+                    proptest::prop_assert!(zones.is_empty() || zones.contains_key(".") && zones.contains_key(CLUSTER_ZONE));
+                    proptest::prop_assert!(zones.keys().all(|zone| local_dns::is_zone(zone)));
+                }
+            }
         }
     }
 }
