@@ -11,7 +11,7 @@ use nap_host::wait::last_waited_for;
 use nap_host::{api, chain, logs, observe, persist};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
-use nap_model::plan::{LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT, Plan, Stage, plan, public_registry};
+use nap_model::plan::{LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT, Plan, Stage, disk_units, plan, public_registry};
 use nap_model::report::{Failure, Reason};
 use tracing::{info, warn};
 
@@ -21,6 +21,9 @@ use crate::verify;
 
 /// Lines of a unit's journal that go into the evidence.
 const EVIDENCE_LINES: usize = 8;
+
+/// Longest stop of a mount.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Longest stop of LocalDNS: its own limit in its unit.
 const LOCAL_DNS_STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -75,8 +78,10 @@ async fn with_config(
     let mut facts = context.observe(config).await?;
     // A cache that did not come up is not tried again before the machine's next boot: kubelet knows by now where pods ask.
     let before = persist::read_facts(&context.root).map_err(|error| step_failed("facts", &error))?;
-    facts.local_dns_failure =
-        before.filter(|before| before.boot_id == facts.boot_id).and_then(|facts| facts.local_dns_failure);
+    let before = before.filter(|before| before.boot_id == facts.boot_id);
+    facts.local_dns_failure = before.as_ref().and_then(|facts| facts.local_dns_failure.clone());
+    // Nor are disks, for containers may be running from the OS disk by now.
+    facts.local_disks_failure = before.and_then(|facts| facts.local_disks_failure);
     context.add_instance(&mut facts, config).await;
 
     progress.enter("plan");
@@ -119,12 +124,17 @@ impl Run<'_> {
             } else {
                 self.apply(stage).await?
             };
-            let local_dns = applied.degraded.iter().find(|(step, _)| step == LOCAL_DNS_RUNNING).cloned();
+            let failed = |is: fn(&str) -> bool| applied.degraded.iter().find(|(step, _)| is(step)).cloned();
+            let local_dns = failed(|step| step == LOCAL_DNS_RUNNING);
+            let disks = failed(|step| step.starts_with("disks.") && !step.starts_with("disks.queue."));
             self.count(applied);
             at += 1;
+            // What came before is as planned after either, too; a check of it costs nothing.
             if let Some((_, why)) = local_dns {
                 plan = self.without_local_dns(why).await?;
-                // What came before is as planned now, too; a check of it costs nothing.
+                at = 0;
+            } else if let Some((step, why)) = disks {
+                plan = self.without_local_disks(format!("{step}: {why}")).await?;
                 at = 0;
             }
         }
@@ -142,11 +152,30 @@ impl Run<'_> {
             warn!(unit = LOCAL_DNS_UNIT, error = chain(&error), "cannot stop it; it may come up later");
         }
         self.facts.local_dns_failure = Some(why);
+        self.replan()
+    }
+
+    /// With facts that this boot has changed.
+    fn replan(&self) -> Result<Plan, Failure> {
         persist::write_facts(&self.context.root, &self.facts).map_err(|error| step_failed("facts", &error))?;
         let plan = plan(self.config, &self.facts)?;
         let known = self.progress.notes();
         plan.notes.iter().filter(|note| !known.contains(note)).for_each(|note| self.progress.note(note.clone()));
         Ok(plan)
+    }
+
+    /// The local disks cannot be used: what is mounted of them goes, and the node is planned on its OS disk, also by the guard.
+    async fn without_local_disks(&mut self, why: String) -> Result<Plan, Failure> {
+        if let Ok(units) = Units::connect(&self.context.root).await {
+            for unit in disk_units() {
+                let mounted = units.status(unit).await.is_ok_and(|status| status.is_started());
+                if mounted && let Err(error) = units.stop(unit, UNMOUNT_LIMIT).await {
+                    warn!(unit, error = chain(&error), "cannot unmount it");
+                }
+            }
+        }
+        self.facts.local_disks_failure = Some(why);
+        self.replan()
     }
 
     async fn apply(&self, stage: &Stage) -> Result<nap_host::executor::Applied, Failure> {
@@ -240,6 +269,8 @@ impl Run<'_> {
                 | StepError::Unit(_)
                 | StepError::Cmd(_)
                 | StepError::PacketFilter(_)
+                | StepError::Copy(_)
+                | StepError::Volume(_)
                 | StepError::NotTrue(_)
                 | StepError::NotInKernel(_),
                 _,

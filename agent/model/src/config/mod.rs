@@ -19,6 +19,7 @@ mod script_variables;
 mod scriptless;
 pub mod shape;
 mod shell_words;
+mod storage;
 mod sysctls;
 mod write_files;
 mod yaml;
@@ -34,6 +35,7 @@ pub use machine::{
 pub use node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
 use problem::Findings;
 use shape::{Naming, Shape};
+pub use storage::{LocalDisks, Storage, Use};
 
 /// What a custom data holds.
 #[derive(Debug)]
