@@ -1,5 +1,6 @@
 //! A scratch root that looks like a freshly booted VM, for tests that run the real agent below it.
 
+pub mod corpus;
 pub mod node;
 
 use std::collections::BTreeMap;

@@ -257,7 +257,11 @@ const ROWS: &[Row] = &[
     row("reiserfs", 64 * KIB + 52, b"ReIsErFs"),
     row("reiserfs", 64 * KIB + 52, b"ReIsEr2Fs"),
     row("gfs2", 64 * KIB, b"\x01\x16\x19\x70"),
+    // Its third block, of 512 to 4096 bytes.
+    row("ocfs2", KIB, b"OCFSV2"),
     row("ocfs2", 2 * KIB, b"OCFSV2"),
+    row("ocfs2", 4 * KIB, b"OCFSV2"),
+    row("ocfs2", 8 * KIB, b"OCFSV2"),
     row("nilfs2", KIB + 6, &0x3434_u16.to_le_bytes()),
     row("hfsplus", KIB, b"H+\x00\x04"),
     row("hfsplus", KIB, b"HX\x00\x05"),
