@@ -12,7 +12,7 @@ use nap_host::{api, chain, logs, observe, persist};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
 use nap_model::plan::{
-    LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT, Plan, SECURE_TLS_RUN, SECURE_TLS_UNIT, Stage, plan, public_registry,
+    LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT, Plan, SECURE_TLS_RUN, SECURE_TLS_UNIT, Stage, disk_units, plan, public_registry,
     tries_secure_tls,
 };
 use nap_model::report::{Failure, Reason};
@@ -79,8 +79,10 @@ async fn with_config(
     let mut facts = context.observe(config).await?;
     // A cache that did not come up is not tried again before the machine's next boot: kubelet knows by now where pods ask.
     let before = persist::read_facts(&context.root).map_err(|error| step_failed("facts", &error))?;
-    facts.local_dns_failure =
-        before.filter(|before| before.boot_id == facts.boot_id).and_then(|facts| facts.local_dns_failure);
+    let before = before.filter(|before| before.boot_id == facts.boot_id);
+    facts.local_dns_failure = before.as_ref().and_then(|facts| facts.local_dns_failure.clone());
+    // Nor are disks, for containers may be running from the OS disk by now.
+    facts.local_disks_failure = before.and_then(|facts| facts.local_disks_failure);
     context.add_instance(&mut facts, config).await;
 
     progress.enter("plan");
@@ -124,18 +126,21 @@ impl Run<'_> {
                 self.apply(stage).await?
             };
             let name = stage.name;
-            let mut lost = |step: &str| {
-                let at = applied.degraded.iter().position(|(degraded, _)| degraded == step)?;
-                Some(applied.degraded.remove(at).1)
+            let mut lost = |is: fn(&str) -> bool| {
+                let at = applied.degraded.iter().position(|(degraded, _)| is(degraded))?;
+                Some(applied.degraded.remove(at))
             };
-            let (local_dns, secure_tls) = (lost(LOCAL_DNS_RUNNING), lost(SECURE_TLS_RUN));
+            let local_dns = lost(|step| step == LOCAL_DNS_RUNNING);
+            let secure_tls = lost(|step| step == SECURE_TLS_RUN);
+            let disks = lost(|step| step.starts_with("disks.") && !step.starts_with("disks.queue."));
             self.count(applied);
             at += 1;
-            let changed = match (local_dns, secure_tls) {
-                (Some(why), _) => Some(self.without_local_dns(why).await?),
-                (None, Some(why)) => Some(self.without_secure_tls(why).await?),
-                (None, None) if name == "secure-tls" => self.took_certificate().await?,
-                (None, None) => None,
+            let changed = match (local_dns, secure_tls, disks) {
+                (Some((_, why)), _, _) => Some(self.without_local_dns(why).await?),
+                (None, Some((_, why)), _) => Some(self.without_secure_tls(why).await?),
+                (None, None, Some((step, why))) => Some(self.without_local_disks(format!("{step}: {why}")).await?),
+                (None, None, None) if name == "secure-tls" => self.took_certificate().await?,
+                (None, None, None) => None,
             };
             if let Some(changed) = changed {
                 plan = changed;
@@ -192,6 +197,20 @@ impl Run<'_> {
         let known = self.progress.notes();
         plan.notes.iter().filter(|note| !known.contains(note)).for_each(|note| self.progress.note(note.clone()));
         Ok(plan)
+    }
+
+    /// The local disks cannot be used: what is mounted of them goes, and the node is planned on its OS disk, also by the guard.
+    async fn without_local_disks(&mut self, why: String) -> Result<Plan, Failure> {
+        if let Ok(units) = Units::connect(&self.context.root).await {
+            for unit in disk_units() {
+                let mounted = units.status(unit).await.is_ok_and(|status| status.is_started());
+                if mounted && let Err(error) = units.stop(unit, STOP_LIMIT).await {
+                    warn!(unit, error = chain(&error), "cannot unmount it");
+                }
+            }
+        }
+        self.facts.local_disks_failure = Some(why);
+        self.plan_anew()
     }
 
     async fn apply(&self, stage: &Stage) -> Result<nap_host::executor::Applied, Failure> {
@@ -286,6 +305,8 @@ impl Run<'_> {
                 | StepError::Unit(_)
                 | StepError::Cmd(_)
                 | StepError::PacketFilter(_)
+                | StepError::Copy(_)
+                | StepError::Volume(_)
                 | StepError::NotTrue(_)
                 | StepError::NotInKernel(_),
                 _,

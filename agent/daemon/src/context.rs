@@ -9,8 +9,8 @@ use nap_host::imds::Imds;
 use nap_host::root::Root;
 use nap_host::sources::{self, Found, Reach};
 use nap_host::{chain, observe, persist};
-use nap_model::config::NodeConfig;
-use nap_model::facts::{Dmi, Facts, Instance};
+use nap_model::config::{LocalDisks, NodeConfig, Storage, Use};
+use nap_model::facts::{Disk, Dmi, Facts, Instance};
 use nap_model::os::Distribution;
 use nap_model::report::{Failure, Reason};
 use tracing::{info, warn};
@@ -19,6 +19,12 @@ use crate::cli::{Common, Output};
 
 /// How long a boot waits for IMDS when it can do without.
 const IMDS_GRACE: Duration = Duration::from_secs(2);
+
+/// containerd's directory where nobody chose another.
+const CONTAINERD: &str = "/var/lib/containerd";
+
+/// Longest counting of what is in it: of more files than can be counted in this time none are copied.
+const COUNT_LIMIT: Duration = Duration::from_secs(3);
 
 /// How often the routes are asked for the node's address while the network comes up.
 const ADDRESS_EVERY: Duration = Duration::from_millis(100);
@@ -67,9 +73,23 @@ impl Context {
         let observed = match (&self.common.facts, self.common.os) {
             (Some(path), _) => read_facts(path).map_err(|error| format!("{error:#}")),
             (None, Some(os)) => Ok(typical_facts(os, config)),
-            (None, None) => observe::observe(&self.root).await.map_err(|error| chain(&error)),
+            (None, None) => observe::observe(&self.root).await.map_err(|error| chain(&error)).map(|mut facts| {
+                self.look_into_disks(&mut facts, &config.storage);
+                facts
+            }),
         };
         observed.map_err(|message| Failure::new(Reason::StepFailed, "observe", message))
+    }
+
+    /// What is on the local disks, and how much would go there; only where somebody wants them used.
+    fn look_into_disks(&self, facts: &mut Facts, storage: &Storage) {
+        if storage.local_disks != LocalDisks::None {
+            observe::look_into(&self.root, &mut facts.disks);
+        }
+        if storage.uses.contains(&Use::Containerd) {
+            let limit = storage.copy_limit_bytes;
+            facts.containerd_bytes = observe::directory_bytes(&self.root, CONTAINERD, limit, COUNT_LIMIT);
+        }
     }
 
     /// Adds what IMDS knows of this VM, unless the facts came from a file or IMDS is late.
@@ -109,7 +129,20 @@ impl Context {
             facts.ok_or_else(|| failed("no boot's facts are here; the next boot writes them".to_owned()))?;
         facts.observed_at = jiff::Timestamp::now();
         facts.client_certificate = observe::client_certificate(&self.root).map_err(|error| failed(chain(&error)))?;
+        self.renew_disks(&mut facts);
         Ok(facts)
+    }
+
+    /// Disks come and go under a running node. Those that the boot looked into stay as it saw them: what it made of them is kept, and
+    /// nothing is made of others.
+    fn renew_disks(&self, facts: &mut Facts) {
+        match observe::disks(&self.root) {
+            Ok(now) => {
+                facts.disks.retain(Disk::is_local);
+                facts.disks.extend(now.into_iter().filter(|disk| !disk.is_local()));
+            }
+            Err(error) => warn!(error = chain(&error), "cannot look at the disks; going on with those of the boot"),
+        }
     }
 
     /// What IMDS said at an earlier boot of this VM, so that kubelet's flags stay the same while IMDS is away.

@@ -17,7 +17,7 @@ use nap_host::units::Units;
 use nap_host::{alone, api, chain, notify, observe, persist};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
-use nap_model::plan::{Plan, Readiness, Stage, Step, Want, api_server_tag, keep, node_name};
+use nap_model::plan::{Plan, Readiness, Stage, Step, Want, api_server_tag, disk_units, keep, node_name};
 use nap_model::report::{Failure, Reason};
 use tokio::time::{Instant, interval};
 use tracing::{debug, info, warn};
@@ -234,7 +234,7 @@ impl Guard<'_> {
             for step in stage.steps.into_iter().filter(|step| differing.contains(&step.id.as_str())) {
                 match self.refusal(&step).await {
                     Some(why) => left.push(format!("{}: {why}", step.id)),
-                    None => steps.push(step),
+                    None => steps.push(without_mkfs(step)),
                 }
             }
             stages.push(Stage { name: stage.name, steps });
@@ -243,6 +243,13 @@ impl Guard<'_> {
     }
 
     async fn refusal(&mut self, step: &Step) -> Option<String> {
+        if let Want::Unit { name, .. } = &step.want
+            && disk_units().any(|unit| unit == *name)
+        {
+            return Some(format!(
+                "{name} is not as the boot left it; mounting over running pods would hide what they wrote"
+            ));
+        }
         // One that only has to run to its end is inactive before it has.
         if let Want::Unit { name, readiness: Readiness::Active | Readiness::Started, .. } = &step.want
             && let Some(why) = hands_off(self.context, name).await
@@ -304,6 +311,14 @@ fn booted_now(context: &Context) -> Result<(), String> {
         Ok(_) => Err("no report yet".to_owned()),
         Err(error) => Err(chain(&error)),
     }
+}
+
+/// Only a boot makes file systems, before anything runs on them; what is ready the guard may put together again.
+fn without_mkfs(mut step: Step) -> Step {
+    if let Want::Volume { volume } = &mut step.want {
+        volume.make = false;
+    }
+    step
 }
 
 /// Why a unit is not to be touched now.

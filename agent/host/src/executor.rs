@@ -19,8 +19,12 @@ use crate::cmd::CmdError;
 use crate::journal::{Event, Journal};
 use crate::packet_filter::PacketFilterError;
 use crate::root::{Entry, FileError, Kind, Root};
+use crate::tree::CopyError;
 use crate::units::{UnitError, Units};
-use crate::{block, chain, checkpoint, expiry, kernel, packet_filter, serving_certificate, swap, trust_store};
+use crate::volume::VolumeError;
+use crate::{
+    block, chain, checkpoint, expiry, kernel, packet_filter, serving_certificate, swap, tree, trust_store, volume,
+};
 
 /// Directory of stamps: which inputs a running unit was started with. In `/run`, so a reboot forgets them with the units.
 const STAMPS: &str = "/run/nap-agent/stamps";
@@ -43,6 +47,12 @@ pub enum StepError {
     /// The packet filter could not be loaded or looked at.
     #[error(transparent)]
     PacketFilter(#[from] PacketFilterError),
+    /// A directory could not be copied.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// There is no such file system on local disks, and none could be made.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     /// The change succeeded and the check afterwards says it is not true.
     #[error("changed without an error, and still {0}")]
     NotTrue(String),
@@ -271,6 +281,12 @@ async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError
             None => None,
             Some((old, _)) => differs(format!("put our lines into {path}"), text_diff(block::ours(&old), lines)),
         },
+        Want::FileIfAbsent { path, mode, content } => {
+            let write = || format!("write {path} {mode:04o}, {} bytes", content.reveal().len());
+            plain(root.entry(path)?.is_none().then(write))
+        }
+        Want::Copied { from, to, .. } => plain(tree::difference(root, from, to)?),
+        Want::Volume { volume } => plain(volume::difference(root, volume)?),
         Want::SwapFile { path, bytes } => plain(swap::difference(root, path, *bytes)?),
         Want::TrustStore { bundle, certificates, .. } => plain(trust_store::difference(root, bundle, certificates)?),
         Want::SelfSigned { certificate, key, names } => {
@@ -439,7 +455,11 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
         Want::PacketFilter { rules } => Ok(packet_filter::load(root, &rules).await?),
         Want::Module { name } => Ok(kernel::load_module(root, name).await?),
         Want::Directory { path, mode } => blocking(root, move |root| root.make_directory(&path, mode)).await,
-        Want::File { path, mode, content } => {
+        Want::Copied { from, to, mode, without, stopped } => {
+            Ok(tree::copy(root, (&from, &to), mode, without, stopped).await?)
+        }
+        Want::Volume { volume } => Ok(volume::make(root, &volume).await?),
+        Want::File { path, mode, content } | Want::FileIfAbsent { path, mode, content } => {
             blocking(root, move |root| root.write(&path, content.reveal().as_bytes(), mode)).await
         }
         Want::Absent { path } => blocking(root, move |root| root.remove(&path)).await,

@@ -18,6 +18,7 @@ pub mod logs;
 pub mod media;
 mod netlink;
 pub mod notify;
+mod nvme;
 pub mod observe;
 pub mod packet_filter;
 pub mod persist;
@@ -26,8 +27,10 @@ pub mod root;
 mod serving_certificate;
 pub mod sources;
 mod swap;
+mod tree;
 mod trust_store;
 pub mod units;
+mod volume;
 pub mod wait;
 
 /// The error and everything beneath it, joined by `: `, as logs and reports show it.

@@ -1,5 +1,6 @@
 //! A scratch root that looks like a freshly booted VM, for tests that run the real agent below it.
 
+pub mod corpus;
 pub mod network;
 pub mod node;
 
@@ -192,6 +193,8 @@ impl ScratchRoot {
                 | Want::Absent { path }
                 | Want::Choice { path, .. }
                 | Want::Block { path, .. }
+                | Want::FileIfAbsent { path, .. }
+                | Want::Copied { to: path, .. }
                 | Want::SwapFile { path, .. }
                 | Want::TrustStore { bundle: path, .. } => {
                     state.insert(path.to_string(), self.describe(path.as_str()));
@@ -212,7 +215,11 @@ impl ScratchRoot {
                 }
                 Want::NoExpiry { .. } => _ = state.insert("shadow".to_owned(), self.describe("/etc/shadow")),
                 // Below a scratch root there is no kernel whose filter would be ours.
-                Want::Reread { .. } | Want::Enabled { .. } | Want::Module { .. } | Want::PacketFilter { .. } => {}
+                Want::Volume { .. }
+                | Want::Reread { .. }
+                | Want::Enabled { .. }
+                | Want::Module { .. }
+                | Want::PacketFilter { .. } => {}
             }
         }
         state

@@ -229,8 +229,7 @@ const KUBELET: &[Field] = &[
     field("kubelet_config_file_config", Object(CONFIG_FILE), "Fields of KubeletConfiguration."),
     field("enable_kubelet_config_file", Bool, "Whether those fields count."),
     field("container_data_dir", TextThat("an absolute path", |path| path.starts_with('/')), "containerd's root."),
-    field("kubelet_disk_type", KUBELET_DISKS, "Which disk kubelet uses.")
-        .ignored("this version leaves local disks alone; kubelet stays on the OS disk"),
+    field("kubelet_disk_type", KUBELET_DISKS, "Which disk kubelet and containerd use."),
     field("kubelet_client_key", Text, "Client key instead of a token, base64.").secret().ignored(CLIENT_CERTIFICATE),
     field("kubelet_client_cert_content", Text, "Client certificate instead of a token, base64.")
         .ignored(CLIENT_CERTIFICATE),

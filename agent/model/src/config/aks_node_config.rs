@@ -66,6 +66,7 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         trusted_certificates: aks_machine::trusted_certificates(checked, findings),
         local_dns: aks_machine::local_dns(checked, findings),
         gpu: aks_machine::gpu(checked),
+        storage: aks_machine::storage(checked),
         registries: aks_machine::registries(checked),
         kubelet,
         cloud: cloud(checked, findings),

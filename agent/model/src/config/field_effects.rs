@@ -106,6 +106,8 @@ fn neighbours() -> Vec<(&'static str, &'static str, Value)> {
             "nodeClass.localDNS",
             json!({"mode": "Required", "vnetDNSOverrides": ours, "kubeDNSOverrides": ours}),
         ),
+        ("storage.use", "storage.localDisks", json!("auto")),
+        ("storage.copyLimitMiB", "storage.localDisks", json!("auto")),
         ("cloud.environmentDocument", "cloud.environment", json!("AzureStackCloud")),
         ("cloud.environment", "containerd.sandboxImage", json!("registry.example/pause:1")),
         ("proxy.noProxy", "proxy.http", json!("http://p:1")),
@@ -246,7 +248,7 @@ const WARNED: &str = "a warning";
 
 /// A machine on which every question about it has an answer.
 fn facts() -> Facts {
-    let mut facts: Facts = serde_json::from_str(include_str!("../../testdata/ubuntu-2404.json")).unwrap();
+    let mut facts: Facts = serde_json::from_str(include_str!("../../testdata/ubuntu-2404-local-disks.json")).unwrap();
     facts.programs.kubelet = "1.34.2".try_into().ok();
     facts.trust = Trust::default();
     facts.gpu = Some(Gpu { devices: 1, module: Some("1.2".into()), library: Some("1.2".into()) });

@@ -21,6 +21,7 @@ mod scriptless;
 mod secure_tls;
 pub mod shape;
 mod shell_words;
+mod storage;
 mod sysctls;
 mod write_files;
 mod yaml;
@@ -37,6 +38,7 @@ pub use node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd,
 use problem::Findings;
 pub use secure_tls::SecureTls;
 use shape::{Naming, Shape};
+pub use storage::{LocalDisks, Storage, Use};
 
 /// What a custom data holds.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use super::rules;
 use super::secure_tls::SecureTls;
 use super::shape::Shape::{Any, Bool, Integer, List, Map as MapOf, Object, Text, TextThat, Word};
 use super::shape::{Field, Shape, field};
-use super::{kubelet_flags, node_class, sysctls};
+use super::{kubelet_flags, node_class, storage, sysctls};
 use crate::clouds;
 use crate::kubernetes::{KubernetesVersion, NodeName};
 
@@ -35,7 +35,7 @@ pub(super) const SHAPE: Shape = Object(&[
     field("trust", Object(TRUST), "Additional certificate authorities, for the whole machine."),
     field("proxy", Object(PROXY), "HTTP proxy of containerd, kubelet and the package manager."),
     field("registries", Object(REGISTRIES), "Where images come from."),
-    field("storage", Any, "Local disks.").ignored("this version leaves local disks alone"),
+    field("storage", Object(storage::FIELDS), "Local disks of the VM."),
     field("health", Any, "The health endpoint.").ignored("this version's endpoint has no settings"),
 ]);
 
@@ -263,6 +263,7 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         trusted_certificates: trusted_certificates(checked, findings),
         local_dns: node_class::local_dns(checked, findings),
         gpu: node_class::gpu(checked),
+        storage: storage::read(checked),
         registries: Registries { bootstrap: checked.text("registries.bootstrap").map(str::to_owned) },
         cloud: cloud(checked),
         boot: boot(checked),

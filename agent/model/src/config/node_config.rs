@@ -12,6 +12,7 @@ use super::carrier::Format;
 use super::local_dns::LocalDns;
 use super::machine::{Claims, Gpu, Network, OperatingSystem, Proxy, Registries};
 use super::secure_tls::SecureTls;
+use super::storage::Storage;
 use crate::kubernetes::{KubernetesVersion, LabelKey, LabelValue, NodeName, Taint};
 use crate::secret::SecretString;
 
@@ -56,6 +57,8 @@ pub struct NodeConfig {
     pub local_dns: Option<LocalDns>,
     /// GPU driver.
     pub gpu: Gpu,
+    /// Local disks.
+    pub storage: Storage,
     /// Where images come from.
     pub registries: Registries,
     /// What `azure.json` says.

@@ -1,10 +1,15 @@
 //! What was observed of the machine, as plain data. The time is one of the facts.
 
+pub mod disks;
+pub mod superblock;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+pub use disks::{Disk, DiskRecord};
 
 use crate::kubernetes::KubernetesVersion;
 
@@ -33,6 +38,18 @@ pub struct Facts {
     /// The root file system.
     #[serde(default)]
     pub root_disk: RootDisk,
+    /// Whole disks, sorted by name.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
+    /// What we noted of the disks that we made file systems on, in this or an earlier boot.
+    #[serde(default)]
+    pub disk_record: Option<DiskRecord>,
+    /// Bytes in containerd's directory; absent when there are more than the plan would copy, or when nobody counted.
+    #[serde(default)]
+    pub containerd_bytes: Option<u64>,
+    /// Why the local disks could not be used in this boot of the machine; absent when they could or were not tried.
+    #[serde(default)]
+    pub local_disks_failure: Option<String>,
     /// Network interfaces with hardware behind them, sorted by name.
     #[serde(default)]
     pub nics: Vec<Nic>,
@@ -120,6 +137,9 @@ pub struct Kernel {
     /// `/proc/sys/crypto/fips_enabled` is 1.
     #[serde(default)]
     pub fips: bool,
+    /// Whether it can mount XFS, built in or as a module.
+    #[serde(default)]
+    pub xfs: bool,
     /// `/sys/fs/cgroup` is the unified hierarchy.
     #[serde(default)]
     pub cgroup_v2: bool,

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::resource::{AbsPath, Step, Want, public_file, secret_file};
+use super::resource::{AbsPath, Content, Step, Want, public_file, secret_file};
 use super::secure_tls::SecureTls;
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, Use};
 use crate::facts::Facts;
 use crate::report::{Failure, Reason};
 
@@ -40,7 +40,28 @@ pub(super) fn refuse_missing(config: &NodeConfig, facts: &Facts) -> Result<(), F
 }
 
 pub(super) fn files(config: &NodeConfig, facts: &Facts) -> Vec<Step> {
-    vec![ca(config), bootstrap_kubeconfig(config, facts)]
+    let mut steps = vec![ca(config), bootstrap_kubeconfig(config, facts)];
+    if facts.has_joined() && config.storage.uses.contains(&Use::Kubelet) {
+        steps.push(kubeconfig(config));
+    }
+    steps
+}
+
+/// kubelet writes it once, when it joins, and needs it ever after. On a local disk that came back blank it is gone, while the keys
+/// that it names are not.
+fn kubeconfig(config: &NodeConfig) -> Step {
+    let keys = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "default-cluster", "cluster": {"server": config.cluster.api_server.to_string(), "certificate-authority": CA}}],
+        "users": [{"name": "default-auth", "user": {"client-certificate": keys, "client-key": keys}}],
+        "contexts": [{"name": "default-context", "context": {"cluster": "default-cluster", "user": "default-auth"}}],
+        "current-context": "default-context",
+    });
+    let content = Content::public(format!("{kubeconfig:#}\n"));
+    let want = Want::FileIfAbsent { path: AbsPath::literal(KUBECONFIG), mode: 0o600, content };
+    Step::new("kubelet.kubeconfig", "kubelet has its keys and does not know for which cluster", want)
 }
 
 pub(super) fn ca(config: &NodeConfig) -> Step {

@@ -9,6 +9,7 @@ mod cni;
 mod containerd;
 mod credentials;
 mod diff;
+pub(crate) mod disks;
 mod gpu;
 mod kernel;
 mod kubelet;
@@ -27,6 +28,10 @@ mod system;
 mod trust;
 
 pub use diff::text_diff;
+use disks::LocalDisks;
+pub use disks::{
+    CHUNK_KIB, DiskUse, EPHEMERAL, LABEL, MAX_READ_AHEAD_KIB, Member, READ_AHEAD_KIB, Volume, disk_units, disk_uses,
+};
 use kubelet::node_address;
 pub use kubelet::{healthz_port, node_name};
 use local_dns::LocalDns;
@@ -67,6 +72,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     // containerd and kubelet read these once, when they start.
     let shared: Vec<Step> = [proxy, trust, slices::files(&config.kubelet.config)].concat();
     slices::refuse_missing(&config.kubelet.config)?;
+    let disks = LocalDisks::new(config, facts);
     let local_dns = LocalDns::new(config, facts);
     let kubelet = kubelet::Kubelet::new(config, facts, os, &shared, &local_dns)?;
     let containerd = containerd::Containerd::new(config, facts, os, &shared, &mut notes);
@@ -79,7 +85,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         cni::files(config.cni),
         cloud::files(&config.cloud),
         kernel::files(config),
-        system::files(config, os),
+        system::files(config, os, disks.swap()),
         network::files(config, facts, os, &mut notes),
         registries::files(config),
         shared,
@@ -87,23 +93,27 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     ];
     let units = [
         network::units(config, facts, os),
-        system::units(config, os),
+        system::units(config, os, disks.swap()),
         claims::grown_root(facts, &mut notes),
         gpu::units(config, facts),
     ];
     notes.extend(SecureTls::new(config, facts).note(config));
+    notes.extend(disks.notes().iter().cloned());
     notes.extend(local_dns.notes(config));
     notes.extend(kubelet.notes.clone());
     let packet_filter = filter.loaded();
     notes.extend(filter.into_notes());
     let directories = [kubelet.directories(), cni::directories(os), kernel::modules()].concat();
-    let mut stages = vec![Stage { name: "prepare", steps: directories }];
+    // Before all else: the first file below a directory that moves must be written to its new place.
+    let mut stages = disks.stages();
+    stages.push(Stage { name: "prepare", steps: directories });
     if let Some(running) = local_dns.running() {
         // Before kubelet's files, which say where pods ask: the module tells why.
         stages.push(Stage { name: "local-dns-files", steps: local_dns.files() });
         stages.push(Stage { name: "local-dns", steps: vec![running] });
     }
-    let settings = [kernel::sysctls(config), system::settings(config, os), packet_filter];
+    let settings =
+        [kernel::sysctls(config), system::settings(config, os, disks.swap()), disks::queues(facts), packet_filter];
     stages.extend([
         Stage { name: "files", steps: files.concat() },
         Stage { name: "trust", steps: trust::store(config, os) },

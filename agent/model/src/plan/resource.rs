@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
+use super::disks::Volume;
 use crate::secret::MASK;
 
 /// Stages in order; the steps of one stage are independent of each other.
@@ -137,6 +138,37 @@ pub enum Want {
         path: AbsPath,
         /// Size in bytes, a whole number of pages.
         bytes: u64,
+    },
+    /// A file that is written only where there is none: whoever writes it later has the word.
+    FileIfAbsent {
+        /// Where.
+        path: AbsPath,
+        /// Permission bits.
+        #[serde(serialize_with = "octal")]
+        mode: u32,
+        /// What is in it at first.
+        content: Content,
+    },
+    /// A directory that was made as a copy of another.
+    Copied {
+        /// The other; it may be missing or empty.
+        from: AbsPath,
+        /// The directory. When it is there it stays as it is.
+        to: AbsPath,
+        /// Its permission bits.
+        #[serde(serialize_with = "octal")]
+        mode: u32,
+        /// An entry of the other that is left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        without: Option<&'static str>,
+        /// A unit that may write to the other, and does not run while it is copied.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stopped: Option<&'static str>,
+    },
+    /// A file system on local disks, whole, with our UUID.
+    Volume {
+        /// Which.
+        volume: Volume,
     },
     /// Certificates in the bundle that the machine's programs trust.
     TrustStore {

@@ -25,6 +25,11 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
         include_str!("../../testdata/node-subnet.json"),
         include_str!("../../testdata/ubuntu-2204.json"),
     ),
+    (
+        "local-disks-1.34-ubuntu-2404",
+        include_str!("../../testdata/local-disks.yaml"),
+        include_str!("../../testdata/ubuntu-2404-local-disks.json"),
+    ),
     ("none-1.36-debian-13", include_str!("../../testdata/none.yaml"), include_str!("../../testdata/debian-13.json")),
     (
         "joined-1.36-debian-13",
@@ -61,6 +66,22 @@ fn golden(plan: &Plan) -> String {
                     write!(text, "block {path} {place:?} {mode:04o}\n{lines}").unwrap();
                 }
                 Want::SwapFile { path, bytes } => writeln!(text, "swap file {path}, {bytes} bytes").unwrap(),
+                Want::FileIfAbsent { path, mode, content } => {
+                    write!(text, "file if absent {path} {mode:04o}\n{}", content.shown()).unwrap()
+                }
+                Want::Copied { from, to, mode, without, stopped } => {
+                    let without = without.map(|name| format!(" without {name}")).unwrap_or_default();
+                    let stopped = stopped.map(|unit| format!(" while {unit} is stopped")).unwrap_or_default();
+                    writeln!(text, "copy of {from} at {to} {mode:04o}{without}{stopped}").unwrap();
+                }
+                Want::Volume { volume } => {
+                    let members: Vec<_> = volume.members.iter().map(|member| member.serial.as_str()).collect();
+                    let verb = if volume.make { "make" } else { "keep" };
+                    let array = volume.array.as_ref().map(|uuid| format!(" on array {uuid}")).unwrap_or_default();
+                    let (format, uuid) = (volume.format.name(), &volume.file_system);
+                    writeln!(text, "{verb} {format} {uuid}{array} of {}", members.join(" ")).unwrap();
+                    volume.replaces.iter().for_each(|uuid| writeln!(text, "in place of {uuid}").unwrap());
+                }
                 Want::TrustStore { bundle, certificates, program } => {
                     writeln!(text, "trust store {bundle} with {} certificates, by {program:?}", certificates.len())
                         .unwrap();
@@ -127,9 +148,12 @@ fn step_ids_and_targets_are_unique() {
             | Want::Absent { path }
             | Want::Choice { path, .. }
             | Want::Block { path, .. }
+            | Want::FileIfAbsent { path, .. }
+            | Want::Copied { to: path, .. }
             | Want::SwapFile { path, .. }
             | Want::SelfSigned { certificate: path, .. } => Some(path),
-            Want::Sysctl { .. }
+            Want::Volume { .. }
+            | Want::Sysctl { .. }
             | Want::Module { .. }
             | Want::Unit { .. }
             | Want::PacketFilter { .. }
