@@ -81,6 +81,8 @@ async fn with_config(
     let before = persist::read_facts(&context.root).map_err(|error| step_failed("facts", &error))?;
     let before = before.filter(|before| before.boot_id == facts.boot_id);
     facts.local_dns_failure = before.as_ref().and_then(|facts| facts.local_dns_failure.clone());
+    // What is mounted over containerd's directory by now would be counted.
+    facts.containerd_bytes = before.as_ref().map_or(facts.containerd_bytes, |facts| facts.containerd_bytes);
     // Nor are disks, for containers may be running from the OS disk by now.
     facts.local_disks_failure = before.and_then(|facts| facts.local_disks_failure);
     context.add_instance(&mut facts, config).await;

@@ -73,10 +73,15 @@ impl Context {
         let observed = match (&self.common.facts, self.common.os) {
             (Some(path), _) => read_facts(path).map_err(|error| format!("{error:#}")),
             (None, Some(os)) => Ok(typical_facts(os, config)),
-            (None, None) => observe::observe(&self.root).await.map_err(|error| chain(&error)).map(|mut facts| {
-                self.look_into_disks(&mut facts, &config.storage);
-                facts
-            }),
+            (None, None) => {
+                if config.storage.local_disks != LocalDisks::None {
+                    observe::disks_settled(&self.root).await;
+                }
+                observe::observe(&self.root).await.map_err(|error| chain(&error)).map(|mut facts| {
+                    self.look_into_disks(&mut facts, &config.storage);
+                    facts
+                })
+            }
         };
         observed.map_err(|message| Failure::new(Reason::StepFailed, "observe", message))
     }

@@ -243,6 +243,9 @@ impl Guard<'_> {
     }
 
     async fn refusal(&mut self, step: &Step) -> Option<String> {
+        if let Want::Copied { to, .. } = &step.want {
+            return Some(format!("{to} is gone; only a boot makes it, before anything runs in it"));
+        }
         if let Want::Unit { name, .. } = &step.want
             && disk_units().any(|unit| unit == *name)
         {

@@ -19,7 +19,7 @@ use crate::root::{FileError, Root};
 use crate::{chain, persist};
 
 pub(crate) use disks::{content as disk_content, open as open_disk};
-pub use disks::{directory_bytes, disks, look_into};
+pub use disks::{directory_bytes, disks, disks_settled, look_into};
 
 /// What the image builder found when it baked the image. With it no program has to be started for its version.
 const IMAGE: &str = "/etc/nap-agent/image.json";

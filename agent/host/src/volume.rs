@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use nap_model::facts::DiskRecord;
 use nap_model::facts::disks::{Disk, Format, Phase};
-use nap_model::facts::superblock;
+use nap_model::facts::superblock::{self, Content, Signature};
 use nap_model::os::{MDADM, MKFS_EXT4, MKFS_XFS};
 use nap_model::plan::{AbsPath, CHUNK_KIB, LABEL, MAX_READ_AHEAD_KIB, READ_AHEAD_KIB, Volume};
 use nix::errno::Errno;
@@ -147,11 +147,7 @@ fn digits(uuid: &str) -> String {
 }
 
 fn is_on(root: &Root, device: &str, format: Format, uuid: &str) -> Result<bool, VolumeError> {
-    let file = observe::open_disk(root, device)?;
-    let mut start = vec![0; START_BYTES];
-    let wrap = |source| FileError { action: "read", path: format!("/dev/{device}"), source };
-    file.read_exact_at(&mut start, 0).map_err(wrap)?;
-    let found = superblock::at_the_start(&start);
+    let found = start_of(root, device)?;
     Ok(found.iter().any(|one| one.kind == format.name() && one.uuid.as_deref() == Some(uuid)))
 }
 
@@ -281,15 +277,36 @@ fn note(root: &Root, volume: &Volume, record: Option<DiskRecord>, phase: Phase) 
     persist::write_disk_record(root, &DiskRecord { vm_id: volume.vm_id.clone(), volumes })
 }
 
-/// What udev put together, whole or not, of members that are to be made anew.
+/// What udev put together, whole or not, of members that are to be made anew. An array that never ran tells no UUID, so its members do.
 async fn stop_our_arrays(root: &Root, volume: &Volume) -> Result<(), VolumeError> {
-    for uuid in volume.replaces.iter().chain(&volume.array) {
-        if let Some(name) = array(root, uuid)? {
-            info!(disk = name, uuid, "stopping an array of ours that is to be made anew");
-            mdadm(root, &["--stop".to_owned(), format!("/dev/{name}")]).await?;
+    let disks = observe::disks(root)?;
+    let members = members(volume, &disks)?;
+    for array in root.names("/sys/block")?.into_iter().filter(|name| name.starts_with("md")) {
+        let parts = root.names(&format!("/sys/block/{array}/slaves"))?;
+        let ours = |part: &String| match members.iter().find(|disk| disk.name == *part) {
+            Some(disk) => carries_ours(root, volume, disk),
+            None => Ok(false),
+        };
+        if parts.is_empty() || !parts.iter().map(ours).collect::<Result<Vec<bool>, _>>()?.into_iter().all(|is| is) {
+            continue;
         }
+        info!(disk = array, "stopping an array of ours that is to be made anew");
+        mdadm(root, &["--stop".to_owned(), format!("/dev/{array}")]).await?;
     }
     Ok(())
+}
+
+fn carries_ours(root: &Root, volume: &Volume, disk: &Disk) -> Result<bool, VolumeError> {
+    let found = start_of(root, &disk.name)?;
+    Ok(!found.is_empty() && volume.may_overwrite(Some(&Content::Occupied { found })))
+}
+
+fn start_of(root: &Root, device: &str) -> Result<Vec<Signature>, VolumeError> {
+    let file = observe::open_disk(root, device)?;
+    let mut start = vec![0; START_BYTES];
+    let wrap = |source| FileError { action: "read", path: format!("/dev/{device}"), source };
+    file.read_exact_at(&mut start, 0).map_err(wrap)?;
+    Ok(superblock::at_the_start(&start))
 }
 
 /// The lock that udev takes before it looks at a disk, held until the file system is made. Source: systemd, "Locking Block Device Access".

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use nap_model::facts::disks::{Disk, Queue, Transport};
 use nap_model::facts::superblock::{self, Content};
 use nap_model::plan::AbsPath;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::hardware::{SECTOR_BYTES, exists};
-use crate::nvme;
 use crate::root::{FileError, Root};
+use crate::{nvme, persist};
 
 /// Devices that are made of others or of memory, or hold no data of the node.
 const NO_DISKS: [&str; 9] = ["loop", "ram", "dm-", "md", "sr", "zram", "nbd", "fd", "mtd"];
@@ -28,6 +28,13 @@ const SYSTEM: [&str; 4] = ["/", "/boot", "/boot/efi", "/usr"];
 /// Source: azure-vm-utils, udev/80-azure-disk.rules: generation 1 and 2.
 const TEMPORARY: [(&str, Option<&str>); 2] =
     [("{00000000-0001-", None), ("{f8b3781a-1e82-4818-a1c3-63d806ec15bb}", Some("1"))];
+
+/// Longest wait for disks; those that are gone for good cost a boot so much.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+/// How often they are looked at meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// So many looks in a row show the same when they have settled.
+const SAME_LOOKS: u32 = 4;
 
 /// Longest look into one disk: 6 MiB of a disk that is well take milliseconds.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
@@ -56,6 +63,41 @@ pub fn disks(root: &Root) -> Result<Vec<Disk>, FileError> {
         disks.push(disk(&sysfs, name, bytes, &mounts)?);
     }
     Ok(disks)
+}
+
+/// Waits until the disks that the kernel has found stay the same and each NVMe controller is up, with every disk that a record of ours
+/// names; at most [`SETTLE_LIMIT`]. An array of ours must not be taken for broken because a member is late.
+pub async fn disks_settled(root: &Root) {
+    let started = tokio::time::Instant::now();
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    let (mut before, mut same) = (None, 0);
+    while started.elapsed() < SETTLE_LIMIT {
+        ticks.tick().await;
+        let now = awaited(root).ok();
+        let is_same = now.is_some() && now == before;
+        same = if is_same { same + 1 } else { 0 };
+        let is_whole = now.as_ref().is_some_and(|(_, missing)| missing.is_empty());
+        if is_whole && same >= SAME_LOOKS {
+            return;
+        }
+        before = now;
+    }
+    let missing = before.map(|(_, missing)| missing.join(", ")).unwrap_or_default();
+    warn!(missing, "disks have not settled; going on with what is there");
+}
+
+/// Serial numbers that are there, and what is not: members in a record of ours, and controllers that are not up.
+fn awaited(root: &Root) -> Result<(Vec<String>, Vec<String>), FileError> {
+    let serials: Vec<String> = disks(root)?.into_iter().map(|disk| disk.serial).collect();
+    let record = persist::read_disk_record(root)?;
+    let noted = record.into_iter().flat_map(|record| record.volumes).flat_map(|volume| volume.members);
+    let mut missing: Vec<String> = noted.filter(|serial| !serials.contains(serial)).collect();
+    for controller in root.names("/sys/class/nvme")? {
+        if root.read_text(&format!("/sys/class/nvme/{controller}/state"))?.is_some_and(|state| state != "live") {
+            missing.push(controller);
+        }
+    }
+    Ok((serials, missing))
 }
 
 /// Looks into the disks that are local by identity, all at once.

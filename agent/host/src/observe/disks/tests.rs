@@ -195,3 +195,25 @@ fn a_directory_is_counted_up_to_a_limit() {
     assert_eq!((count(8), count(7)), (Some(8), None));
     assert_eq!(directory_bytes(&machine.root, "/missing", 0, Duration::from_secs(10)), Some(0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn disks_are_waited_for_as_long_as_one_of_ours_is_missing() {
+    let machine = Machine::new(&[("/sys/class/nvme/nvme1/state", "live\n")]);
+    machine.nvme(1, "Microsoft NVMe Direct Disk", "0x1414\n");
+    let waited = |root: &Root| {
+        let (root, started) = (Root::open(&root.outside("/")).unwrap(), tokio::time::Instant::now());
+        async move {
+            disks_settled(&root).await;
+            started.elapsed()
+        }
+    };
+    assert!(waited(&machine.root).await < Duration::from_secs(1));
+    machine.file("/sys/class/nvme/nvme2/state", "connecting\n");
+    assert!(waited(&machine.root).await >= SETTLE_LIMIT);
+    machine.file("/sys/class/nvme/nvme2/state", "live\n");
+    let volume = r#"{"phase": "ready", "format": "xfs", "fileSystem": "f", "members": ["serial-1", "serial-2"]}"#;
+    machine.file("/var/lib/nap-agent/disks.json", &format!(r#"{{"vmId": "v", "volumes": [{volume}]}}"#));
+    assert!(waited(&machine.root).await >= SETTLE_LIMIT);
+    machine.nvme(2, "Microsoft NVMe Direct Disk", "0x1414\n");
+    assert!(waited(&machine.root).await < Duration::from_secs(1));
+}
