@@ -11,7 +11,7 @@ TARGET ?= carrier
 SECONDS ?= 60
 PROGRAMS := --workspace --bins
 
-.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e packages vm resets fuzz bench bless release clean
+.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e packages vm resets fuzz guards bench bless release clean
 
 demo: setup
 	$(CARGO) build --quiet $(PROGRAMS)
@@ -75,6 +75,10 @@ resets: setup setup-vm build
 fuzz: setup
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install --quiet --locked cargo-fuzz --version $(FUZZ_VERSION)
 	tests/fuzz/run.sh $(TARGET) $(SECONDS)
+
+# Takes each guard of local disks away in turn, and looks whether a test misses it: minutes.
+guards: setup
+	tests/guards.sh
 
 # Figures of the README: needs nothing but this machine.
 bench: setup

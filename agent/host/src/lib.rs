@@ -19,15 +19,19 @@ pub mod logs;
 pub mod media;
 mod netlink;
 pub mod notify;
+mod nvme;
 pub mod observe;
 pub mod packet_filter;
 pub mod persist;
 pub mod private_socket;
 pub mod root;
+mod serving_certificate;
 pub mod sources;
 mod swap;
+mod tree;
 mod trust_store;
 pub mod units;
+mod volume;
 pub mod wait;
 
 /// The error and everything beneath it, joined by `: `, as logs and reports show it.

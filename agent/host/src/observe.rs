@@ -1,5 +1,6 @@
 //! Observes the machine: everything that [`Facts`] holds and that is not behind a network.
 
+mod disks;
 mod hardware;
 
 use std::collections::BTreeMap;
@@ -13,9 +14,12 @@ use nap_model::kubernetes::KubernetesVersion;
 use nap_model::os::Distribution;
 use tracing::{debug, warn};
 
-use crate::chain;
 use crate::cmd::Cmd;
 use crate::root::{FileError, Root};
+use crate::{chain, persist};
+
+pub(crate) use disks::{content as disk_content, open as open_disk};
+pub use disks::{directory_bytes, disks, disks_settled, look_into};
 
 const CLIENT_CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
 
@@ -37,6 +41,10 @@ pub async fn observe(root: &Root) -> Result<Facts, FileError> {
         kernel: or_default("kernel", hardware::kernel(root)),
         trust: or_default("trusted launch", hardware::trust(root)),
         root_disk: or_default("root disk", hardware::root_disk(root)),
+        disks: or_default("disks", disks(root)),
+        disk_record: persist::read_disk_record(root)?,
+        containerd_bytes: None,
+        local_disks_failure: None,
         nics: or_default("network interfaces", hardware::nics(root)),
         gpu: or_default("GPU", hardware::gpu(root)),
         present: hardware::present(root)?,
@@ -46,6 +54,7 @@ pub async fn observe(root: &Root) -> Result<Facts, FileError> {
         instance: None,
         client_certificate: client_certificate(root)?,
         local_dns_failure: None,
+        secure_tls_failure: None,
         os,
     })
 }

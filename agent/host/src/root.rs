@@ -188,7 +188,17 @@ impl Root {
     /// # Errors
     /// When the kernel does not say.
     pub fn space(&self) -> Result<(u64, u64), FileError> {
-        let stat = nix::sys::statvfs::fstatvfs(&self.fd).map_err(|errno| failed("ask the size of", "/", errno))?;
+        self.space_at("/")
+    }
+
+    /// The same of the file system that a directory is on.
+    ///
+    /// # Errors
+    /// When it is not there, or the kernel does not say.
+    pub fn space_at(&self, path: &str) -> Result<(u64, u64), FileError> {
+        let wrap = |errno| failed("ask the size of", path, errno);
+        let directory = self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(wrap)?;
+        let stat = nix::sys::statvfs::fstatvfs(&directory).map_err(wrap)?;
         Ok((stat.blocks() * stat.fragment_size(), stat.blocks_free() * stat.fragment_size()))
     }
 

@@ -18,7 +18,7 @@ pub enum Reason {
     ConfigInvalid,
     /// The configuration was needed from IMDS, and IMDS did not answer.
     ImdsUnreachable,
-    /// Neither a bootstrap token nor a valid client certificate.
+    /// No way to a client certificate is left.
     BootstrapCredentialMissing,
     /// The image has no kubelet where it should be.
     KubeletBinaryMissing,
@@ -123,8 +123,8 @@ pub const REASONS: &[ReasonRow] = &[
     row(
         Reason::BootstrapCredentialMissing,
         34,
-        "1 s",
-        "There is neither a bootstrap token nor a valid client certificate.",
+        "1 s, or the limit of secure TLS bootstrapping",
+        "Nothing gives kubelet a client certificate: no secure TLS bootstrapping that works, no bootstrap token, none from before.",
         "Give identity.bootstrapToken; a node that was off for longer than its certificate lives must be replaced.",
     ),
     row(
