@@ -36,8 +36,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// So many looks in a row show the same when they have settled.
 const SAME_LOOKS: u32 = 4;
 
-/// Longest look into one disk: 6 MiB of a disk that is well take milliseconds.
-const LOOK_LIMIT: Duration = Duration::from_secs(10);
+/// Longest look into one disk: 6 MiB of a disk that is well take milliseconds. The kernel gives a request 30 s before it resets the
+/// controller, and what is slower than that is not well.
+const LOOK_LIMIT: Duration = Duration::from_secs(30);
 
 /// Every whole disk, sorted by name; nobody is looked into.
 ///
