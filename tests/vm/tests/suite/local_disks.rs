@@ -143,7 +143,7 @@ fn local_disks_are_used_kept_remade_and_left_alone() {
 
     // Blank again, as after a redeployment on a managed OS disk: remade, and the node still has its keys.
     let (a, b) = (device(&mut vm, "local-a"), device(&mut vm, "local-b"));
-    reset_after(&mut vm, &format!("blkdiscard -f -z {a}; blkdiscard -f -z {b}"));
+    reset_after(&mut vm, &format!("blkdiscard -f {a}; blkdiscard -f {b}"));
     let (phase, second, _) = recorded(&mut vm);
     assert_eq!(phase, "ready");
     assert_ne!(second, first);
@@ -152,14 +152,14 @@ fn local_disks_are_used_kept_remade_and_left_alone() {
     assert_eq!(told(&mut vm, "cat /var/lib/containerd/baked"), "an image of the machine image");
 
     // A member is blank, and udev has made an inactive array of the other: what is left of ours is stale, and remade.
-    reset_after(&mut vm, &format!("blkdiscard -f -z {a}"));
+    reset_after(&mut vm, &format!("blkdiscard -f {a}"));
     let (_, third, members) = recorded(&mut vm);
     assert_eq!(members, "local-a local-b");
     assert_ne!(third, second);
     assert_on_local_disks(&mut vm, &third);
 
     // Somebody's file system on one: all are left alone.
-    told(&mut vm, &format!("blkdiscard -f -z {a}; mkfs.ext4 -q -F -L precious {a}; sync"));
+    told(&mut vm, &format!("blkdiscard -f {a}; mkfs.ext4 -q -F -L precious {a}; sync"));
     let foreign = ["local-a", "local-b"].map(|name| vm.data_disk_digest(name).unwrap());
     reset_after(&mut vm, "true");
     assert_on_os_disk(&mut vm, "LocalDiskForeignData");
@@ -170,7 +170,7 @@ fn local_disks_are_used_kept_remade_and_left_alone() {
     assert_eq!(told(&mut vm, "sha256sum </var/lib/kubelet/pki/kubelet-client-current.pem"), certificate);
 
     // It is gone: used again.
-    reset_after(&mut vm, &format!("blkdiscard -f -z {a}"));
+    reset_after(&mut vm, &format!("blkdiscard -f {a}"));
     let (_, fourth, _) = recorded(&mut vm);
     assert_on_local_disks(&mut vm, &fourth);
 
