@@ -208,7 +208,7 @@ async fn assemble(root: &Root, volume: &Volume, uuid: &str) -> Result<(), Volume
     }
     let disks = observe::disks(root)?;
     let members = members(volume, &disks)?;
-    let mut arguments = vec!["--assemble".to_owned(), array_path(), format!("--uuid={uuid}")];
+    let mut arguments = vec!["--assemble".to_owned(), array_path(uuid), format!("--uuid={uuid}")];
     arguments.extend(members.iter().map(|disk| path_of(disk)));
     let ran = mdadm(root, &arguments).await;
     match (active_array(root, uuid)?, ran) {
@@ -218,8 +218,13 @@ async fn assemble(root: &Root, volume: &Volume, uuid: &str) -> Result<(), Volume
     }
 }
 
-fn array_path() -> String {
-    format!("/dev/md/{LABEL}")
+/// Another name for each incarnation: mdadm keeps the name of an array that udev could not put together, and refuses it to a new one.
+fn array_name(uuid: &str) -> String {
+    format!("{LABEL}-{}", digits(uuid).chars().take(8).collect::<String>())
+}
+
+fn array_path(uuid: &str) -> String {
+    format!("/dev/md/{}", array_name(uuid))
 }
 
 fn path_of(disk: &Disk) -> String {
@@ -349,12 +354,12 @@ async fn create_array(root: &Root, volume: &Volume, uuid: &str, members: &[&Disk
     // mdadm asks nothing and overwrites what it finds with --run: our own proof stands above. It takes any host's array for ours with
     // --homehost=any, because cloud-init changes the host's name after udev has looked.
     let mut arguments: Vec<String> =
-        ["--create", &array_path(), "--run", "--metadata=1.2", "--level=0", "--homehost=any"]
+        ["--create", &array_path(uuid), "--run", "--metadata=1.2", "--level=0", "--homehost=any"]
             .map(str::to_owned)
             .to_vec();
     arguments.push(format!("--raid-devices={}", members.len()));
     arguments.push(format!("--chunk={CHUNK_KIB}K"));
-    arguments.push(format!("--name={LABEL}"));
+    arguments.push(format!("--name={}", array_name(uuid)));
     arguments.push(format!("--uuid={uuid}"));
     arguments.extend(members.iter().map(|disk| path_of(disk)));
     // It waits for udev to make a link and may call it a failure when that is late. Whether there is an array sysfs says.

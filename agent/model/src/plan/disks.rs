@@ -30,7 +30,7 @@ use crate::os::{MDADM, MKFS_EXT4, MKFS_XFS};
 /// Where the file system over the local disks is mounted, or the directory of those of `mount`.
 pub const EPHEMERAL: &str = "/var/lib/ephemeral";
 
-/// Label of every file system and name of every array of ours, for people.
+/// Label of every file system of ours, and the start of every array's name, for people.
 pub const LABEL: &str = "nap-local";
 
 /// Chunk of an array, in KiB. mdadm's 512 KiB pushes XFS to a 32 KiB log stripe.
