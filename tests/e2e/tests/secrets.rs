@@ -12,8 +12,12 @@ use serde_json::json;
 const PRINCIPAL_SECRET: &str = "open-sesame-principal-secret";
 
 /// Files that hold a secret because they are for it: cloud-init's copy, kubelet's key, azure.json, our copy.
-const HOLDERS: &[&str] =
-    &["/var/lib/waagent/ovf-env.xml", "/etc/kubernetes/azure.json", "/var/lib/nap-agent/config.json"];
+const HOLDERS: &[&str] = &[
+    "/var/lib/waagent/ovf-env.xml",
+    "/etc/kubernetes/azure.json",
+    "/etc/kubernetes/certs/kubeletserver.key",
+    "/var/lib/nap-agent/config.json",
+];
 
 fn secrets() -> Vec<String> {
     let (_, token_secret) = TOKEN.split_once('.').unwrap();
