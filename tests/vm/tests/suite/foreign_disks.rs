@@ -60,14 +60,6 @@ fn no_foreign_disk_is_written_to() {
     assert_eq!(after, before, "a foreign or blank disk was written to");
     note(format_args!("{} kinds of foreign data, alone and beside a blank disk: refused, unchanged", CORPUS.len()));
 
-    // Blank, and in an array without a superblock: no byte tells, only the kernel.
-    let name = told(&mut vm, "basename $(dirname $(dirname $(grep -lx local-blank /sys/block/nvme*n*/device/serial)))");
-    let array = "/dev/md/somebodys --force --level=0 --raid-devices=1";
-    told(&mut vm, &format!("mdadm --build {array} /dev/{name}"));
-    let output = vm.run("nap-make-volume local-blank", COMMAND).unwrap();
-    assert!(output.text.contains("LocalDiskInUse"), "{}", output.text);
-    told(&mut vm, "mdadm --stop /dev/md/somebodys");
-
     // The same program on the blank disk alone makes a file system: it could have.
     let output = vm.run("nap-make-volume local-blank", BOOT).unwrap();
     assert!(output.text.contains("made: [\"disks.volume\"]"), "{}", output.text);
