@@ -258,8 +258,9 @@ fn questions_to_local_dns_leave_no_trace_in_the_connection_table() {
         run("ip addr add 169.254.10.10/32 dev lo");
         let server = UdpSocket::bind("169.254.10.10:53").unwrap();
         let tracked = || -> usize {
-            for _ in 0..50 {
-                let client = UdpSocket::bind("0.0.0.0:0").unwrap();
+            // All open at once: one that is closed may leave its port, and with it its entry, to the next.
+            let clients: Vec<_> = (0..50).map(|_| UdpSocket::bind("0.0.0.0:0").unwrap()).collect();
+            for client in &clients {
                 client.send_to(b"question", "169.254.10.10:53").unwrap();
                 let (_, asker) = server.recv_from(&mut [0; 16]).unwrap();
                 server.send_to(b"answer", asker).unwrap();
