@@ -11,7 +11,7 @@ use nap_host::{chain, confined, observe};
 use nap_model::facts::Programs;
 use nap_model::image::Image;
 use nap_model::kubernetes::KubernetesVersion;
-use nap_model::os::{self, Distribution, OPTIONAL_FILES};
+use nap_model::os::{self, Distribution};
 use nap_model::plan::AbsPath;
 
 use crate::progress::Progress;
@@ -32,9 +32,9 @@ const TOOLS: &[(&str, &[&str])] = &[
     (os::SECURE_TLS_BOOTSTRAP_CLIENT, &[]),
     ("/opt/acr/bin/acr-config", &[]),
     ("/usr/bin/chage", &[]),
-    ("/usr/sbin/mdadm", &[]),
-    ("/usr/sbin/mkfs.ext4", &[]),
-    ("/usr/sbin/mkfs.xfs", &[]),
+    (os::MDADM, &[]),
+    (os::MKFS_EXT4, &[]),
+    (os::MKFS_XFS, &[]),
     ("/usr/sbin/modprobe", &[]),
     ("/usr/sbin/nvme", &[]),
     ("/var/lib/kubelet/credential-provider/acr-credential-provider", &[]),
@@ -81,7 +81,7 @@ pub async fn look(root: &Root, os: &Distribution, progress: &Progress) -> Result
         architecture: architecture(root)?,
         programs: Programs { kubelet: known(&kubelet), containerd: known(&containerd) },
         tools: Some(tools),
-        present: Some(present(root)?),
+        present: Some(observe::present(root)?),
         cni_plugins: Some(root.names(os.cni_bin)?.into_iter().collect()),
         kernels: Some(kernels(root)?),
         units: Some(units(root)?),
@@ -125,16 +125,6 @@ fn architecture(root: &Root) -> Result<Option<String>, FileError> {
         Some([183, 0]) => Some("aarch64".to_owned()),
         _ => None,
     })
-}
-
-fn present(root: &Root) -> Result<BTreeSet<String>, FileError> {
-    let mut present = BTreeSet::new();
-    for file in OPTIONAL_FILES {
-        if root.target(&path(file))?.is_some() {
-            present.insert((*file).to_owned());
-        }
-    }
-    Ok(present)
 }
 
 fn kernels(root: &Root) -> Result<BTreeMap<String, BTreeSet<String>>, FileError> {

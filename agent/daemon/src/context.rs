@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use nap_host::imds::Imds;
-use nap_host::root::Root;
+use nap_host::root::{FileError, Root};
 use nap_host::sources::{self, Found, Reach};
 use nap_host::{chain, observe, persist};
 use nap_model::config::{LocalDisks, NodeConfig, Storage, Use};
 use nap_model::facts::{Disk, Dmi, Facts, Instance};
 use nap_model::os::Distribution;
+use nap_model::plan::CONTAINERD_DIRECTORY;
 use nap_model::report::{Failure, Reason};
 use tracing::{info, warn};
 
@@ -20,10 +21,7 @@ use crate::cli::{Common, Output};
 /// How long a boot waits for IMDS when it can do without.
 const IMDS_GRACE: Duration = Duration::from_secs(2);
 
-/// containerd's directory where nobody chose another.
-const CONTAINERD: &str = "/var/lib/containerd";
-
-/// Longest counting of what is in it: of more files than can be counted in this time none are copied.
+/// Longest counting of what is in containerd's directory: of more files than can be counted in this time none are copied.
 const COUNT_LIMIT: Duration = Duration::from_secs(3);
 
 /// How often the routes are asked for the node's address while the network comes up.
@@ -73,28 +71,26 @@ impl Context {
         let observed = match (&self.common.facts, self.common.os) {
             (Some(path), _) => read_facts(path).map_err(|error| format!("{error:#}")),
             (None, Some(os)) => Ok(typical_facts(os, config)),
-            (None, None) => {
-                if config.storage.local_disks != LocalDisks::None {
-                    observe::disks_settled(&self.root).await;
-                }
-                observe::observe(&self.root).await.map_err(|error| chain(&error)).map(|mut facts| {
-                    self.look_into_disks(&mut facts, &config.storage);
-                    facts
-                })
-            }
+            (None, None) => self.observe_machine(&config.storage).await.map_err(|error| chain(&error)),
         };
         observed.map_err(|message| Failure::new(Reason::StepFailed, "observe", message))
     }
 
-    /// What is on the local disks, and how much would go there; only where somebody wants them used.
-    fn look_into_disks(&self, facts: &mut Facts, storage: &Storage) {
-        if storage.local_disks != LocalDisks::None {
+    /// The machine; what is on its local disks, and how much would go there, only where somebody wants them used.
+    async fn observe_machine(&self, storage: &Storage) -> Result<Facts, FileError> {
+        let uses_disks = storage.local_disks != LocalDisks::None;
+        if uses_disks {
+            observe::disks_settled(&self.root).await;
+        }
+        let mut facts = observe::observe(&self.root).await?;
+        if uses_disks {
             observe::look_into(&self.root, &mut facts.disks);
         }
         if storage.uses.contains(&Use::Containerd) {
             let limit = storage.copy_limit_bytes;
-            facts.containerd_bytes = observe::directory_bytes(&self.root, CONTAINERD, limit, COUNT_LIMIT);
+            facts.containerd_bytes = observe::directory_bytes(&self.root, CONTAINERD_DIRECTORY, limit, COUNT_LIMIT);
         }
+        Ok(facts)
     }
 
     /// Adds what IMDS knows of this VM, unless the facts came from a file or IMDS is late.

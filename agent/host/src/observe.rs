@@ -12,6 +12,7 @@ use nap_model::facts::{Certificate, Dmi, Facts, Os, Programs};
 use nap_model::image::{INVENTORY, Image};
 use nap_model::kubernetes::KubernetesVersion;
 use nap_model::os::Distribution;
+use nap_model::plan::CLIENT_CERTIFICATE;
 use tracing::{debug, warn};
 
 use crate::cmd::Cmd;
@@ -20,8 +21,7 @@ use crate::{chain, persist};
 
 pub(crate) use disks::{content as disk_content, open as open_disk};
 pub use disks::{directory_bytes, disks, disks_settled, look_into};
-
-const CLIENT_CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+pub use hardware::present;
 
 /// A cold Go program of 100 MB takes seconds to print its version.
 const VERSION_LIMIT: Duration = Duration::from_secs(30);
@@ -47,7 +47,7 @@ pub async fn observe(root: &Root) -> Result<Facts, FileError> {
         local_disks_failure: None,
         nics: or_default("network interfaces", hardware::nics(root)),
         gpu: or_default("GPU", hardware::gpu(root)),
-        present: hardware::present(root)?,
+        present: present(root)?,
         programs: programs(root, &os, image.as_ref()).await,
         image,
         primary_address: primary_address(),

@@ -110,7 +110,11 @@ fn library(root: &Root) -> Result<Option<String>, FileError> {
     Ok(None)
 }
 
-pub(super) fn present(root: &Root) -> Result<BTreeSet<String>, FileError> {
+/// Which of [`OPTIONAL_FILES`] there are.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn present(root: &Root) -> Result<BTreeSet<String>, FileError> {
     let mut present = BTreeSet::new();
     for path in OPTIONAL_FILES {
         if exists(root, path)? {

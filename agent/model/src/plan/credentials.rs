@@ -12,6 +12,10 @@ use crate::report::{Failure, Reason};
 pub(super) const CA: &str = "/etc/kubernetes/certs/ca.crt";
 /// Holds the token; gone once the client certificate is valid.
 pub(super) const BOOTSTRAP_KUBECONFIG: &str = "/var/lib/kubelet/bootstrap-kubeconfig";
+/// kubelet's keys and certificates.
+pub(super) const KUBELET_KEYS: &str = "/var/lib/kubelet/pki";
+/// kubelet's client certificate and its key; kubelet turns the link to the newest.
+pub const CLIENT_CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
 /// Written by kubelet.
 pub(super) const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
 
@@ -35,7 +39,7 @@ pub(super) fn refuse_missing(config: &NodeConfig, facts: &Facts) -> Result<(), F
     Err(match facts.client_certificate {
         Some(certificate) => failure
             .seen(format!("client certificate valid from {} to {}", certificate.not_before, certificate.not_after)),
-        None => failure.seen("no client certificate that can be read in /var/lib/kubelet/pki"),
+        None => failure.seen(format!("no client certificate that can be read in {KUBELET_KEYS}")),
     })
 }
 
@@ -50,12 +54,11 @@ pub(super) fn files(config: &NodeConfig, facts: &Facts) -> Vec<Step> {
 /// kubelet writes it once, when it joins, and needs it ever after. On a local disk that came back blank it is gone, while the keys
 /// that it names are not.
 fn kubeconfig(config: &NodeConfig) -> Step {
-    let keys = "/var/lib/kubelet/pki/kubelet-client-current.pem";
     let kubeconfig = json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "default-cluster", "cluster": {"server": config.cluster.api_server.to_string(), "certificate-authority": CA}}],
-        "users": [{"name": "default-auth", "user": {"client-certificate": keys, "client-key": keys}}],
+        "users": [{"name": "default-auth", "user": {"client-certificate": CLIENT_CERTIFICATE, "client-key": CLIENT_CERTIFICATE}}],
         "contexts": [{"name": "default-context", "context": {"cluster": "default-cluster", "user": "default-auth"}}],
         "current-context": "default-context",
     });

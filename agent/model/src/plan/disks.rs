@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::credentials::KUBELET_KEYS;
 use super::resource::{AbsPath, Content as Text, Digest, Readiness, Stage, Step, Want, public_file};
 use super::system::Swap;
 use crate::config::{LocalDisks as Wish, NodeConfig, Use};
@@ -66,6 +67,9 @@ const NUMBERED: [(&str, &str); 16] = [
 
 const EPHEMERAL_UNIT: &str = "var-lib-ephemeral.mount";
 
+/// containerd's directory where nobody chose another.
+pub const CONTAINERD_DIRECTORY: &str = "/var/lib/containerd";
+
 /// A directory that can lie on the local disks.
 struct Place {
     of: Use,
@@ -89,7 +93,7 @@ const PLACES: [Place; 3] = [
     Place {
         of: Use::Containerd,
         name: "containerd",
-        path: "/var/lib/containerd",
+        path: CONTAINERD_DIRECTORY,
         unit: "var-lib-containerd.mount",
         below: "containerd",
         mode: 0o711,
@@ -105,7 +109,6 @@ const PLACES: [Place; 3] = [
 ];
 
 /// kubelet's keys stay on the OS disk, where they were: a node whose local disks come back blank, or not at all, can still say who it is.
-const KEYS: &str = "/var/lib/kubelet/pki";
 const KEYS_UNIT: &str = "var-lib-kubelet-pki.mount";
 
 /// The OS disk's own `/var/lib`, without what is mounted in it: the way to what kubelet's directory covers.
@@ -206,8 +209,8 @@ fn carries(content: &Content, ours: impl Fn(&str) -> bool) -> bool {
 pub(super) struct LocalDisks {
     wanted: bool,
     volumes: Vec<Volume>,
-    /// Where directories go, and what must be mounted there.
-    base: Option<(AbsPath, &'static str)>,
+    /// Where directories go.
+    base: Option<AbsPath>,
     moved: BTreeSet<Use>,
     notes: Vec<String>,
 }
@@ -237,14 +240,13 @@ impl LocalDisks {
                 let bytes = volumes.iter().flat_map(|volume| &volume.members).map(|member| member.bytes).sum();
                 disks.volumes = volumes;
                 if config.storage.local_disks != Wish::Mount {
-                    disks.base = Some((AbsPath::literal(EPHEMERAL), EPHEMERAL_UNIT));
+                    disks.base = Some(AbsPath::literal(EPHEMERAL));
                 }
                 bytes
             }
             Ok(Layout::Temporary(mount_point, bytes)) => {
-                let base = AbsPath::try_from(format!("{}/aks", mount_point.trim_end_matches('/')).as_str());
                 // A mount point is a path; one that is none of ours is no reason to fail.
-                disks.base = base.ok().map(|base| (base, ""));
+                disks.base = AbsPath::try_from(format!("{}/aks", mount_point.trim_end_matches('/')).as_str()).ok();
                 bytes
             }
             Err(note) => {
@@ -291,8 +293,12 @@ impl LocalDisks {
 
     /// Where the swap file goes.
     pub(super) fn swap(&self) -> Swap {
-        let on_ours = self.base.as_ref().is_some_and(|(_, unit)| *unit == EPHEMERAL_UNIT);
-        if on_ours && self.moved.contains(&Use::Swap) { SWAP } else { Swap::ON_ROOT }
+        if self.is_one_file_system() && self.moved.contains(&Use::Swap) { SWAP } else { Swap::ON_ROOT }
+    }
+
+    /// Whether the directories go to a file system of ours; not to the temporary disk, and not nowhere.
+    fn is_one_file_system(&self) -> bool {
+        !self.volumes.is_empty() && self.base.is_some()
     }
 
     fn has_kubelet(&self) -> bool {
@@ -341,7 +347,7 @@ impl LocalDisks {
         let keys = [
             // Private, or what is mounted over kubelet's directory would show here as well.
             (UNCOVERED_UNIT, bind_unit("/var/lib", UNCOVERED, "bind,private")),
-            (KEYS_UNIT, bind_unit(UNCOVERED_KEYS, KEYS, "bind")),
+            (KEYS_UNIT, bind_unit(UNCOVERED_KEYS, KUBELET_KEYS, "bind")),
         ];
         let keys = keys.into_iter().filter(|_| self.has_kubelet());
         for (unit, text) in mounts.chain(binds).chain(keys) {
@@ -355,8 +361,8 @@ impl LocalDisks {
 
     /// Our file systems, by unit and mount point.
     fn mounts(&self) -> impl Iterator<Item = (&'static str, &'static str, &Volume)> {
-        let whole = self.base.as_ref().is_some_and(|(_, unit)| *unit == EPHEMERAL_UNIT);
-        let at = move |number: usize| if whole { (EPHEMERAL_UNIT, EPHEMERAL) } else { NUMBERED[number] };
+        let is_one = self.is_one_file_system();
+        let at = move |number: usize| if is_one { (EPHEMERAL_UNIT, EPHEMERAL) } else { NUMBERED[number] };
         self.volumes.iter().enumerate().take(NUMBERED.len()).map(move |(number, volume)| {
             let (unit, path) = at(number);
             (unit, path, volume)
@@ -365,7 +371,7 @@ impl LocalDisks {
 
     /// The directories that move, with their new places.
     fn places(&self) -> impl Iterator<Item = (&'static Place, AbsPath)> {
-        let base = self.base.as_ref().map(|(base, _)| base.clone());
+        let base = self.base.clone();
         PLACES.iter().filter(|place| self.moved.contains(&place.of)).filter_map(move |place| {
             let path = format!("{}/{}", base.as_ref()?, place.below);
             Some((place, AbsPath::try_from(path.as_str()).ok()?))
@@ -459,11 +465,8 @@ impl LocalDisks {
             users => format!("used by {}", users.join(", ")),
         };
         if disk.temporary {
-            let ours = self.base.as_ref().filter(|(_, unit)| unit.is_empty());
-            return ours.map_or_else(
-                || format!("temporary disk; {}", in_use()),
-                |(base, _)| format!("temporary disk; {}", self.carries(base)),
-            );
+            let ours = self.base.as_ref().filter(|_| !self.is_one_file_system());
+            return format!("temporary disk; {}", ours.map_or_else(in_use, |base| self.carries(base)));
         }
         if !disk.is_local() {
             return format!("not a local disk, so never touched; {}", in_use());
@@ -474,7 +477,7 @@ impl LocalDisks {
             Some((_, at, volume)) => {
                 let part = if volume.array.is_some() { "part of an array" } else { "all" };
                 let carries =
-                    self.base.as_ref().map_or("for whoever looks for it".to_owned(), |(base, _)| self.carries(base));
+                    self.base.as_ref().map_or("for whoever looks for it".to_owned(), |base| self.carries(base));
                 format!("local; {part} of {} at {at}, {carries}", volume.format.name())
             }
             None if !self.wanted => "local, left raw: storage.localDisks is none".to_owned(),

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
-use super::credentials::{self, BOOTSTRAP_KUBECONFIG, CA, KUBECONFIG};
+use super::credentials::{self, BOOTSTRAP_KUBECONFIG, CA, KUBECONFIG, KUBELET_KEYS};
 use super::local_dns::LocalDns;
 use super::resource::{AbsPath, Content, Digest, Readiness, Step, Want, directory, public_file};
 use super::{cloud, cni, kubelet_gates, node_provider_id};
@@ -125,7 +125,7 @@ pub(super) fn directories() -> Vec<Step> {
     vec![
         Step::new("kubelet.directory", "kubelet's state and credentials", directory("/var/lib/kubelet", 0o755))
             .at_bake(),
-        Step::new("kubelet.pki", "kubelet's keys", directory("/var/lib/kubelet/pki", 0o700)).at_bake(),
+        Step::new("kubelet.pki", "kubelet's keys", directory(KUBELET_KEYS, 0o700)).at_bake(),
         Step::new("kubelet.manifests", "static pods", directory("/etc/kubernetes/manifests", 0o755)).at_bake(),
         Step::new("kubelet.volume-plugins", "flex volumes", directory("/etc/kubernetes/volumeplugins", 0o755))
             .at_bake(),

@@ -27,10 +27,12 @@ mod slices;
 mod system;
 mod trust;
 
+pub use credentials::CLIENT_CERTIFICATE;
 pub use diff::text_diff;
 use disks::LocalDisks;
 pub use disks::{
-    CHUNK_KIB, DiskUse, EPHEMERAL, LABEL, MAX_READ_AHEAD_KIB, Member, READ_AHEAD_KIB, Volume, disk_units, disk_uses,
+    CHUNK_KIB, CONTAINERD_DIRECTORY, DiskUse, EPHEMERAL, LABEL, MAX_READ_AHEAD_KIB, Member, READ_AHEAD_KIB, Volume,
+    disk_units, disk_uses,
 };
 use kubelet::node_address;
 pub use kubelet::{healthz_port, node_name};

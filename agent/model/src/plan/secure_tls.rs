@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use super::cloud;
-use super::credentials::{CA, KUBECONFIG};
+use super::credentials::{CA, KUBECONFIG, KUBELET_KEYS};
 use super::resource::{Digest, Readiness, Step, Want, public_file};
 use crate::config::{self, NodeConfig};
 use crate::facts::Facts;
@@ -97,7 +97,7 @@ fn unit(client: &config::SecureTls, config: &NodeConfig) -> String {
         "--cloud-provider-config=/etc/kubernetes/azure.json".to_owned(),
         format!("--cluster-ca-file={CA}"),
         format!("--kubeconfig={KUBECONFIG}"),
-        "--cert-dir=/var/lib/kubelet/pki".to_owned(),
+        format!("--cert-dir={KUBELET_KEYS}"),
         "--log-file=/var/log/azure/aks/secure-tls-bootstrap.log".to_owned(),
     ];
     arguments.extend(client.identity.iter().map(|id| format!("--user-assigned-identity-id={id}")));

@@ -235,7 +235,7 @@ fn the_temporary_disk_is_used_through_cloud_inits_mount_alone() {
     let mounted = facts(vec![temporary(&["sdb1", "/mnt"])]);
     for storage in ["localDisks: auto", "localDisks: temporary"] {
         let disks = LocalDisks::new(&config(storage), &mounted);
-        assert_eq!((disks.volumes.len(), disks.base.as_ref().map(|(base, _)| base.as_str())), (0, Some("/mnt/aks")));
+        assert_eq!((disks.volumes.len(), disks.base.as_ref().map(AbsPath::as_str)), (0, Some("/mnt/aks")));
         assert!(
             disks.stages().iter().flat_map(|stage| &stage.steps).all(|step| !matches!(step.want, Want::Volume { .. }))
         );
