@@ -205,12 +205,12 @@ impl Run<'_> {
     async fn without_local_disks(&mut self, why: String) -> Result<Plan, Failure> {
         if let Ok(units) = Units::connect(&self.context.root).await {
             for unit in disk_units() {
-                let mounted = units.status(unit).await.is_ok_and(|status| status.is_started());
-                if mounted && let Err(error) = units.stop(unit, STOP_LIMIT).await {
-                    warn!(unit, error = chain(&error), "cannot unmount it");
+                if units.status(unit).await.is_ok_and(|status| status.is_started()) {
+                    self.stop(unit).await;
                 }
             }
         }
+        self.degraded += 1;
         self.facts.local_disks_failure = Some(why);
         self.plan_anew()
     }
