@@ -91,10 +91,7 @@ static MAKING: Mutex<()> = Mutex::const_new(());
 pub(crate) fn difference(root: &Root, volume: &Volume) -> Result<Option<String>, VolumeError> {
     let (uuid, format) = (&volume.file_system, volume.format.name());
     let record = persist::read_disk_record(root)?;
-    let noted = record
-        .iter()
-        .flat_map(|record| &record.volumes)
-        .any(|noted| noted.phase == Phase::Ready && noted.file_system == *uuid);
+    let noted = is_ready(record.as_ref(), volume);
     let serials: Vec<_> = volume.members.iter().map(|member| member.serial.as_str()).collect();
     let serials = serials.join(", ");
     let Some(device) = device(root, volume)? else {
@@ -108,6 +105,12 @@ pub(crate) fn difference(root: &Root, volume: &Volume) -> Result<Option<String>,
         (true, false) => Some(format!("make {format} {uuid} on {serials} anew: nothing says that it was finished")),
         (false, _) => Some(format!("make {format} {uuid} on {serials}")),
     })
+}
+
+/// Whether it was noted that the file system was finished.
+fn is_ready(record: Option<&DiskRecord>, volume: &Volume) -> bool {
+    let mut noted = record.into_iter().flat_map(|record| &record.volumes);
+    noted.any(|noted| noted.phase == Phase::Ready && noted.file_system == volume.file_system)
 }
 
 /// The device that carries the file system: the disk, or the array when it is active.
@@ -176,11 +179,7 @@ fn the_one<'d>(disks: &'d [Disk], serial: &str) -> Result<&'d Disk, VolumeError>
 pub(crate) async fn make(root: &Root, volume: &Volume) -> Result<(), VolumeError> {
     let _one = MAKING.lock().await;
     let record = persist::read_disk_record(root)?;
-    let was_ready = record
-        .iter()
-        .flat_map(|record| &record.volumes)
-        .any(|noted| noted.phase == Phase::Ready && noted.file_system == volume.file_system);
-    match (was_ready, &volume.array) {
+    match (is_ready(record.as_ref(), volume), &volume.array) {
         (true, Some(uuid)) => assemble(root, volume, uuid).await?,
         (true, None) => {}
         (false, _) if volume.make => return create(root, volume, record).await,
@@ -338,16 +337,14 @@ async fn lock_all(root: &Root, members: &[&Disk]) -> Result<Vec<Flock<File>>, Vo
 fn refuse_used(root: &Root, disk: &Disk) -> Result<(), VolumeError> {
     let path: PathBuf = root.outside(&path_of(disk));
     let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_EXCL.bits()).open(path);
+    let is_busy = matches!(&opened, Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32));
     // A partition table that the kernel knows is somebody's work, even if its partitions are free.
-    match opened {
-        Ok(_) if disk.used_by.is_empty() => Ok(()),
-        Ok(_) => Err(VolumeError::InUse { disk: disk.name.clone(), by: format!(": {}", disk.used_by.join(", ")) }),
-        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => {
-            let by = if disk.used_by.is_empty() { String::new() } else { format!(": {}", disk.used_by.join(", ")) };
-            Err(VolumeError::InUse { disk: disk.name.clone(), by })
-        }
-        Err(source) => Err(FileError { action: "open alone", path: path_of(disk), source }.into()),
+    if is_busy || !disk.used_by.is_empty() {
+        let by = if disk.used_by.is_empty() { String::new() } else { format!(": {}", disk.used_by.join(", ")) };
+        return Err(VolumeError::InUse { disk: disk.name.clone(), by });
     }
+    let wrap = |source| FileError { action: "open alone", path: path_of(disk), source };
+    Ok(opened.map(drop).map_err(wrap)?)
 }
 
 async fn create_array(root: &Root, volume: &Volume, uuid: &str, members: &[&Disk]) -> Result<String, VolumeError> {
