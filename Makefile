@@ -17,7 +17,7 @@ demo: setup
 	$(CARGO) build --quiet $(PROGRAMS)
 	$(CARGO) run --quiet --package nap-e2e --bin nap-demo
 
-check: setup fmt clippy direction
+check: setup fmt clippy direction docs
 	$(CARGO) test --quiet --package nap-model --package nap-host --package nap-agent --package nap-image-builder
 
 test: setup setup-vm setup-containerd setup-packages fmt clippy direction deny docs build unit e2e packages vm

@@ -67,7 +67,7 @@ pub fn disks(root: &Root) -> Result<Vec<Disk>, FileError> {
 }
 
 /// Waits until the disks that the kernel has found stay the same and each NVMe controller is up, with every disk that a record of ours
-/// names; at most [`SETTLE_LIMIT`]. An array of ours must not be taken for broken because a member is late.
+/// names; at most ten seconds. An array of ours must not be taken for broken because a member is late.
 pub async fn disks_settled(root: &Root) {
     let started = tokio::time::Instant::now();
     let mut ticks = tokio::time::interval(LOOK_EVERY);
