@@ -1,4 +1,4 @@
-//! The guard: look, compare with the plan, put back what drifted. Monitors, verdicts and budgets come on top of this loop.
+//! The guard: look, compare with the plan, put back what drifted. The watch over the node's health ([`crate::health`]) runs beside it.
 //!
 //! Two rules keep it from doing harm already now. What an administrator stopped (a unit that is inactive and ended well) stays
 //! stopped. And a step that drifts again and again has another writer: after [`MAX_REPAIRS`] in an hour it is left alone and said so.
@@ -44,7 +44,7 @@ pub(crate) async fn guard(context: &Context, tail: &Tail, every: Duration, healt
     let mut ticks = interval(feed);
     let mut last_look: Option<Instant> = None;
     let repairs = past_repairs(context);
-    let mut guard = Guard { context, tail, config: None, repairs, said: String::new() };
+    let mut guard = Guard { context, tail, health, config: None, repairs, said: String::new() };
     notify::ready("guarding");
     loop {
         ticks.tick().await;
@@ -110,6 +110,7 @@ impl std::fmt::Display for State {
 struct Guard<'a> {
     context: &'a Context,
     tail: &'a Tail,
+    health: &'a Health,
     config: Option<NodeConfig>,
     repairs: HashMap<String, Vec<Timestamp>>,
     said: String,
@@ -207,7 +208,11 @@ impl Guard<'_> {
                 self.config.insert(config_of(&found)?.clone())
             }
         };
-        keep(config, &self.context.kept_facts("guard")?)
+        let facts = self.context.kept_facts("guard")?;
+        if let Ok(name) = node_name(config, &facts) {
+            self.health.is_named(name.as_str());
+        }
+        keep(config, &facts)
     }
 
     /// The differing steps that may be put back, and why the others may not.

@@ -28,6 +28,7 @@ mod swap;
 mod trust_store;
 pub mod units;
 pub mod wait;
+pub mod watch;
 
 /// The error and everything beneath it, joined by `: `, as logs and reports show it.
 pub fn chain(error: &dyn std::error::Error) -> String {

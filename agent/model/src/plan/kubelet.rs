@@ -23,7 +23,7 @@ const CONFIG: &str = "/etc/default/kubeletconfig.json";
 const ENVIRONMENT: &str = "/etc/default/kubelet";
 
 /// The port of kubelet's own health endpoint. Source: `KubeletHealthzPort`, k8s.io/kubernetes/pkg/cluster/ports.
-const HEALTHZ_PORT: u16 = 10248;
+pub const HEALTHZ_PORT: u16 = 10248;
 
 /// Cipher suites with forward secrecy of AKS' list; kubelet's default holds weaker ones.
 const CIPHER_SUITES: &[&str] = &[

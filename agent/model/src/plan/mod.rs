@@ -27,7 +27,7 @@ mod trust;
 
 pub use diff::text_diff;
 use kubelet::node_address;
-pub use kubelet::{healthz_port, node_name};
+pub use kubelet::{HEALTHZ_PORT, healthz_port, node_name};
 use local_dns::LocalDns;
 pub use local_dns::{COREFILE, LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT};
 pub use packet_filter::{PACKET_FILTER_TABLE, packet_filter_rules};

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::clouds::HEALTH_API_VERSION;
 use crate::config::shape::Shape::{self, Bool, Integer, List, Object, Text, Word};
 use crate::config::shape::{Field, field};
 use crate::monitor::{Class, ScheduledEvent, Scope, Subsystem, Verdict};
@@ -155,7 +156,7 @@ impl NodeHealth {
             findings: findings.iter().filter(|finding| finding.fault.subsystem == name).map(finding_seen).collect(),
         });
         Self {
-            api_version: "health.node.azure.com/v1",
+            api_version: HEALTH_API_VERSION,
             kind: "NodeHealth",
             node: NodeSeen { identity: identity.clone(), boot_seq: state.boot_sequence },
             agent: agent.clone(),
@@ -310,7 +311,7 @@ const CONDITION: &[Field] = &[
 
 /// The shape of the document.
 static SHAPE: Shape = Object(&[
-    field("apiVersion", Word(&["health.node.azure.com/v1"]), "The contract.").required(),
+    field("apiVersion", Word(&[HEALTH_API_VERSION]), "The contract.").required(),
     field("kind", Word(&["NodeHealth"]), "The kind.").required(),
     field("node", Object(NODE), "Which node.").required(),
     field("agent", Object(AGENT), "Who says so.").required(),

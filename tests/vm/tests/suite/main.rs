@@ -7,6 +7,7 @@ mod api_contract;
 mod azure;
 mod boot_fails;
 mod cluster;
+mod faults;
 mod guest;
 mod node_boots;
 mod node_settings;

@@ -1,0 +1,242 @@
+//! Faults, done to a real machine: seen in time, named rightly, and gone when they are gone.
+//!
+//! Several at once where they do not touch, because each needs a minute to clear. Prints the table of `docs/health.md`.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use nap_vm::{Image, Vm, VmLock, VmOptions, artifact};
+use serde_json::Value;
+
+use crate::azure::{Azure, VM_ID, custom_data};
+use crate::guest::{self, BOOT, COMMAND, note, told, wait_for_agent};
+
+/// Longest time for a fault to be seen, or to clear. Commands take seconds under emulation.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// One fault: how to do it, the reason it must have, how to undo it.
+struct Injection {
+    reason: &'static str,
+    inject: &'static str,
+    remove: &'static str,
+}
+
+const fn injection(reason: &'static str, inject: &'static str, remove: &'static str) -> Injection {
+    Injection { reason, inject, remove }
+}
+
+/// containerd's state on a disk of its own, small in every way, that goes read-only at an error.
+const SETUP: &str = "systemctl stop kubelet containerd && truncate -s 200M /disk.img \
+    && mkfs.ext4 -q -N 1024 /disk.img && mount -o loop,errors=remount-ro /disk.img /var/lib/containerd \
+    && systemctl start containerd kubelet && df -i /var/lib/containerd | tail -n 1";
+
+const DEVICE: &str = "$(basename $(findmnt -n -o SOURCE /var/lib/containerd))";
+
+/// What is done at the same time, round by round.
+const ROUNDS: &[&[Injection]] = &[
+    &[
+        injection("ContainerdUnresponsive", "kill -STOP $(pidof -s containerd)", "kill -CONT $(pidof -s containerd)"),
+        injection(
+            "FileHandlesExhausted",
+            "sysctl -n fs.file-max >/run/file-max; sysctl -q -w fs.file-max=$(awk '{ print $1 + 5 }' /proc/sys/fs/file-nr)",
+            "sysctl -q -w fs.file-max=$(cat /run/file-max)",
+        ),
+    ],
+    &[
+        injection("ContainerdStopped", "systemctl stop containerd", "systemctl start containerd"),
+        injection(
+            "KubeletDown",
+            "mv /opt/bin/kubelet /opt/bin/away && systemctl kill --signal KILL kubelet",
+            "mv /opt/bin/away /opt/bin/kubelet && systemctl restart kubelet",
+        ),
+        injection(
+            "InodesExhausted",
+            "cd /var/lib/containerd && mkdir many && cd many && seq 1100 | xargs touch 2>/dev/null; true",
+            "rm -r /var/lib/containerd/many",
+        ),
+    ],
+    &[injection(
+        "DiskFull",
+        "dd if=/dev/zero of=/var/lib/containerd/fill bs=1M 2>/dev/null; true",
+        "rm /var/lib/containerd/fill",
+    )],
+    &[injection("DiskStalled", "fsfreeze -f /var/lib/containerd", "fsfreeze -u /var/lib/containerd")],
+    &[injection(
+        "DataFilesystemReadOnly",
+        "echo injected >/sys/fs/ext4/$(basename $(findmnt -n -o SOURCE /var/lib/containerd))/trigger_fs_error",
+        "systemctl stop containerd && umount /var/lib/containerd && { e2fsck -fy /disk.img >/dev/null; true; } \
+         && mount -o loop,errors=remount-ro /disk.img /var/lib/containerd && systemctl start containerd",
+    )],
+];
+
+#[test]
+fn faults_are_seen_named_and_forgotten() {
+    let (lock, image) = (VmLock::take().unwrap(), Image::build().unwrap());
+    let azure = Azure::start();
+    let mut options = VmOptions::new("faults", VM_ID);
+    options.overlay = guest::agent().unwrap().file("/opt/bin/kubelet", artifact("pretend-kubelet").unwrap(), 0o755);
+    options.disc = Some(azure.disc(Some(custom_data(&azure.bootstrap()))));
+    options.forwards = azure.forwards();
+    let mut vm = Vm::start_with(lock, &image, &options).unwrap();
+    assert_eq!(wait_for_agent(&mut vm), 0);
+    note(format_args!(
+        "a small disk for containerd: {} on {}",
+        told(&mut vm, SETUP),
+        told(&mut vm, &format!("echo {DEVICE}"))
+    ));
+    until(&mut vm, "a healthy node", |document| document["verdict"]["state"] == "Healthy");
+    let idle =
+        told(&mut vm, "systemctl show --property CPUUsageNSec,MemoryCurrent,TasksCurrent nap-agent.service | xargs");
+    note(format_args!(
+        "healthy: {idle}; {}",
+        told(&mut vm, "grep -E 'VmRSS|Threads' /proc/$(pidof -s nap-agent)/status | xargs")
+    ));
+
+    assert_forged_words_change_nothing(&mut vm);
+    assert_a_preemption_is_seen(&mut vm, &azure);
+    for round in ROUNDS {
+        inject(&mut vm, round);
+    }
+    let forked = told(&mut vm, "grep -c . /sys/fs/cgroup/system.slice/nap-agent.service/cgroup.procs");
+    assert_eq!(forked, "1", "the guard starts no program");
+    assert_oom_kill_of_a_service_is_seen(&mut vm);
+}
+
+/// Does a round's faults, waits until all are named, undoes them, waits until all are gone.
+fn inject(vm: &mut Vm, round: &[Injection]) {
+    let mut done: BTreeMap<&str, f64> = BTreeMap::new();
+    for fault in round {
+        done.insert(fault.reason, now(vm));
+        told(vm, fault.inject);
+    }
+    let mut seen: BTreeMap<&str, Value> = BTreeMap::new();
+    until(vm, "every fault of the round", |document| {
+        for fault in round {
+            if let Some(finding) = finding(document, fault.reason) {
+                seen.entry(fault.reason).or_insert_with(|| finding.clone());
+            }
+        }
+        assert_ne!(document["verdict"]["state"], "NeedsReplacement", "{document:#}");
+        seen.len() == round.len()
+    });
+    let mut undone = BTreeMap::new();
+    for fault in round {
+        undone.insert(fault.reason, now(vm));
+        told(vm, fault.remove);
+    }
+    let mut cleared: BTreeMap<&str, f64> = BTreeMap::new();
+    let start = Instant::now();
+    while cleared.len() < round.len() {
+        let document = document(vm);
+        let at = now(vm);
+        for fault in round.iter().filter(|fault| finding(&document, fault.reason).is_none()) {
+            cleared.entry(fault.reason).or_insert(at);
+        }
+        assert!(start.elapsed() < LIMIT, "not cleared: {document:#}");
+    }
+    for fault in round {
+        let (reason, finding) = (fault.reason, &seen[fault.reason]);
+        let after = seconds(&finding["since"]) - done[reason];
+        let clear = cleared[reason] - undone[reason];
+        let evidence = finding["evidence"].as_array().into_iter().flatten();
+        let evidence: Vec<_> =
+            evidence.map(|one| format!("{}: {}", text(&one["signal"]), text(&one["sample"]))).collect();
+        note(format_args!(
+            "| {reason} | {} | {after:.0} s | {clear:.0} s | {}",
+            evidence.join("; "),
+            finding["causedBy"]
+        ));
+    }
+    until(vm, "a healthy node", |document| document["verdict"]["state"] == "Healthy" || is_held(document));
+}
+
+/// Only what came again and again is left, and held.
+fn is_held(document: &Value) -> bool {
+    let mut findings = findings(document).peekable();
+    findings.peek().is_some() && findings.all(|finding| finding["held"] == true)
+}
+
+fn assert_forged_words_change_nothing(vm: &mut Vm) {
+    let before = document(vm)["generation"].clone();
+    told(
+        vm,
+        "echo '<2>EXT4-fs error (device sda1): forged' >/dev/kmsg; echo '<0>Oops: 0002 [#1] PREEMPT SMP' >/dev/kmsg",
+    );
+    let metrics = get(vm, "/metrics");
+    let users = metrics.lines().find(|line| line.starts_with("nap_kmsg_of_users_total")).unwrap_or_default();
+    let count: u64 = users.rsplit(' ').next().unwrap_or_default().parse().unwrap();
+    assert!(count >= 2, "{users}");
+    assert_eq!(document(vm)["generation"], before);
+}
+
+fn assert_a_preemption_is_seen(vm: &mut Vm, azure: &Azure) {
+    let start = now(vm);
+    azure.schedule("event-1", "Preempt");
+    let seen = until(vm, "the preemption", |document| document["verdict"]["state"] == "NeedsReplacement");
+    assert_eq!(seen["verdict"]["reason"], "PreemptScheduled");
+    let after = seconds(&seen["verdict"]["since"]) - start;
+    azure.complete("event-1");
+    let start = now(vm);
+    until(vm, "the end of the preemption", |document| document["verdict"]["state"] == "Healthy");
+    note(format_args!("| PreemptScheduled | imds.events | {after:.0} s | {:.0} s |", now(vm) - start));
+}
+
+fn assert_oom_kill_of_a_service_is_seen(vm: &mut Vm) {
+    let start = now(vm);
+    vm.run("systemd-run --wait --quiet --property MemoryMax=20M --property MemorySwapMax=0 tail /dev/zero", COMMAND)
+        .unwrap();
+    let seen = until(vm, "the kill", |document| finding(document, "SystemOom").is_some());
+    let after = seconds(&finding(&seen, "SystemOom").unwrap()["since"]) - start;
+    note(format_args!("| SystemOom | system.oom.kills | {after:.0} s | after 30 minutes |"));
+    let lines =
+        told(vm, "journalctl -u nap-agent -b --grep 'the kernel says' --output cat | cut -c 1-160 | tail -n 12");
+    note(format_args!("the kernel's words: {lines}"));
+}
+
+/// Looks until it is so; the deadline is what fails.
+fn until(vm: &mut Vm, what: &str, mut is_so: impl FnMut(&Value) -> bool) -> Value {
+    let start = Instant::now();
+    loop {
+        let document = document(vm);
+        if is_so(&document) {
+            return document;
+        }
+        assert!(start.elapsed() < LIMIT.max(BOOT), "{what}: {document:#}");
+    }
+}
+
+fn findings(document: &Value) -> impl Iterator<Item = &Value> {
+    let subsystems = document["subsystems"].as_array().into_iter().flatten();
+    subsystems.flat_map(|subsystem| subsystem["findings"].as_array().into_iter().flatten())
+}
+
+/// A finding that is there and not only held.
+fn finding<'a>(document: &'a Value, reason: &str) -> Option<&'a Value> {
+    findings(document).find(|finding| finding["reason"] == reason && finding["held"] != true)
+}
+
+fn document(vm: &mut Vm) -> Value {
+    let answer = get(vm, "/v1/health");
+    serde_json::from_str(&answer).unwrap_or_else(|error| panic!("no document ({error}): {answer}"))
+}
+
+fn get(vm: &mut Vm, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n");
+    let answer = told(vm, &format!("printf '{request}' | nc -w 5 127.0.0.1 20266"));
+    let (_, body) = answer.split_once("\r\n\r\n").or_else(|| answer.split_once("\n\n")).unwrap_or_default();
+    body.to_owned()
+}
+
+/// Seconds of the guest's clock.
+fn now(vm: &mut Vm) -> f64 {
+    told(vm, "date +%s.%N").parse().unwrap()
+}
+
+fn seconds(time: &Value) -> f64 {
+    let time: jiff::Timestamp = text(time).parse().unwrap();
+    time.as_millisecond() as f64 / 1000.0
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
