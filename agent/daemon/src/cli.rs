@@ -95,6 +95,9 @@ pub(crate) enum Command {
         /// Address of the endpoint for this machine: /v1/health, /livez, /readyz, /metrics
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:20266")]
         listen: std::net::SocketAddr,
+        /// Do not write conditions of our own (KernelReady and its like) to the Node
+        #[arg(long)]
+        no_conditions: bool,
         #[command(flatten)]
         tls: TlsArguments,
     },

@@ -12,11 +12,11 @@ use nap_host::imds::Imds;
 use nap_host::root::Root;
 use nap_host::watch::{Aside, KernelLog, Watch, since_boot};
 use nap_host::{chain, observe, persist};
-use nap_model::monitor::{Observed, Tick};
+use nap_model::monitor::Tick;
 use nap_model::report::{AgentSeen, Identity, NodeHealth};
 use nap_model::verdict::State;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::context::Context;
@@ -30,6 +30,9 @@ const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// What is known is kept at every change of the document, and at least so often.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Longest wait for the disk before something new is said.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// What is kept on disk.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -66,6 +69,11 @@ async fn watch(root: Arc<Root>, imds: Arc<Imds>, health: Health) -> Infallible {
         not_before = Instant::now() + AT_ONCE;
         let has_changed = watcher.sweep().await;
         keeper.keep(has_changed, || watcher.kept());
+        if has_changed {
+            // First on disk, then said: a restart right now must not take it back. A disk that hangs does not make us silent.
+            keeper.settled().await;
+            watcher.publish();
+        }
     }
 }
 
@@ -111,6 +119,7 @@ impl Watcher {
         }
     }
 
+    /// Takes in what was seen. True when there is something new to say.
     async fn sweep(&mut self) -> bool {
         let mut observed = self.watch.sweep(EVERY).await;
         observed.drift = self.health.take_drift();
@@ -123,13 +132,10 @@ impl Watcher {
             self.identity.name = name;
         }
         self.health.swept(self.watch.kernel_log());
-        if has_changed || self.said.is_empty() {
-            self.publish(&observed);
-        }
-        has_changed
+        has_changed || self.said.is_empty()
     }
 
-    fn publish(&mut self, observed: &Observed) {
+    fn publish(&mut self) {
         let current = self.state.current();
         let said = format!("{:?} {}", current.state, current.reason.as_deref().unwrap_or_default());
         if said != self.said {
@@ -137,8 +143,12 @@ impl Watcher {
             info!(verdict = ?current.state, finding = reason, on = current.target, "health");
             self.said = said;
         }
-        debug!(generation = self.state.generation(), at = %observed.tick.wall, "the document changed");
-        self.health.publish(&NodeHealth::of(&self.state, &self.identity, &self.agent), &self.state);
+        debug!(generation = self.state.generation(), "the document changed");
+        self.health.publish(
+            &NodeHealth::of(&self.state, &self.identity, &self.agent),
+            &self.state,
+            &self.identity.name,
+        );
     }
 
     fn kept(&self) -> Kept {
@@ -169,6 +179,13 @@ impl Keeper {
         });
         let work = work.map_err(|error| warn!(error = %error, "the node's health will not survive a restart")).ok();
         Self { next, work, due: Instant::now() + KEEP_EVERY, is_waiting: false }
+    }
+
+    /// Waits until what was to be kept is on disk, for a while.
+    async fn settled(&self) {
+        if let Some(work) = &self.work {
+            let _ = timeout(SETTLE, work.back()).await; // it hangs, and will be kept when it does not
+        }
     }
 
     fn keep(&mut self, has_changed: bool, kept: impl FnOnce() -> Kept) {

@@ -16,7 +16,7 @@ use hyper::body::Bytes;
 use nap_host::watch::KernelLog;
 use nap_model::monitor::Verdict;
 use nap_model::report::NodeHealth;
-use nap_model::verdict::State as HealthState;
+use nap_model::verdict::{Condition, State as HealthState};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -56,6 +56,20 @@ pub(crate) struct Published {
     document: Bytes,
     verdict_view: Bytes,
     metrics: String,
+    node_name: String,
+    conditions: Vec<Condition>,
+}
+
+impl Published {
+    /// Empty before it is known.
+    pub(crate) fn node_name(&self) -> &str {
+        &self.node_name
+    }
+
+    /// As they should be on the Node.
+    pub(crate) fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
 }
 
 impl Health {
@@ -107,7 +121,7 @@ impl Health {
     }
 
     /// The document has changed.
-    pub(crate) fn publish(&self, document: &NodeHealth, state: &HealthState) {
+    pub(crate) fn publish(&self, document: &NodeHealth, state: &HealthState, node_name: &str) {
         let published = Published {
             generation: state.generation(),
             tag: format!("\"{}\"", state.tag()),
@@ -115,8 +129,15 @@ impl Health {
             document: json(document),
             verdict_view: json(&document.verdict_view()),
             metrics: metrics(state),
+            node_name: node_name.to_owned(),
+            conditions: state.conditions(),
         };
         self.published.send_replace(Arc::new(published));
+    }
+
+    /// The document, and every change of it.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.subscribe()
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {

@@ -2,6 +2,7 @@
 
 mod boot;
 mod cli;
+mod conditions;
 mod context;
 mod drop_in;
 mod finish;
@@ -73,10 +74,13 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
             Ok(0)
         }
         Command::Boot { dry_run: false } => boot_and_report(&context, tail).await,
-        Command::Guard { interval, listen, tls } => {
+        Command::Guard { interval, listen, no_conditions, tls } => {
             let health = http::Health::new(interval);
             http::serve(listen, tls.files(), health.clone())?;
             health::start(&context, health.clone())?;
+            if !no_conditions {
+                conditions::start(&context.root, &health)?;
+            }
             guard_until_told(&context, tail, interval, &health).await
         }
         Command::LocalDns { action: LocalDnsAction::Run } => local_dns::run(&context.root).await,

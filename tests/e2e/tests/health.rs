@@ -345,3 +345,59 @@ async fn only_a_certificate_of_the_configured_authority_opens_the_other_door() {
     let other = watched.authority.sign(ExtendedKeyUsagePurpose::ClientAuth);
     assert_eq!(watched.tls(Some(&other)).await.unwrap().status, 200, "another client has a rate of its own");
 }
+
+fn condition(node: &Node, kind: &str) -> Option<Value> {
+    let nodes = node.api.nodes();
+    let status = serde_json::to_value(nodes.first()?).unwrap()["status"].clone();
+    let conditions = status["conditions"].as_array()?;
+    conditions.iter().find(|condition| condition["type"] == kind).cloned()
+}
+
+async fn until_condition(node: &Node, kind: &str, status: &str, reason: &str) -> Value {
+    let start = Instant::now();
+    loop {
+        if let Some(found) =
+            condition(node, kind).filter(|found| found["status"] == status && found["reason"] == reason)
+        {
+            return found;
+        }
+        assert!(start.elapsed() < 2 * LIMIT, "{kind} is {:?}", condition(node, kind));
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Our own writes of the Node's status, with their answers.
+fn writes(node: &Node) -> Vec<Option<u16>> {
+    let all = node.api.requests();
+    all.iter().filter(|one| one.query("fieldManager") == Some("nap-agent")).map(|one| one.status).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_are_written_when_they_change_and_only_ours() {
+    let mut watched = watched().await;
+    let ready = condition(&watched.node, "Ready").expect("kubelet writes its own");
+    let tainted = watched.node.path("/proc/sys/kernel/tainted");
+    std::fs::write(&tainted, "0").unwrap();
+    let good = until_condition(&watched.node, "KernelReady", "True", "NoFaultFound").await;
+    until_condition(&watched.node, "StorageReady", "True", "NoFaultFound").await;
+    until_condition(&watched.node, "ContainerRuntimeReady", "True", "NoFaultFound").await;
+    let before = writes(&watched.node).len();
+
+    // 128: an oops.
+    std::fs::write(&tainted, "128").unwrap();
+    let bad = until_condition(&watched.node, "KernelReady", "False", "KernelOops").await;
+    assert!(bad["lastTransitionTime"].as_str() > good["lastTransitionTime"].as_str(), "{bad}");
+    assert_eq!(writes(&watched.node).len(), before + 1, "one change, one write");
+
+    // A restart of ours moves no time and writes nothing.
+    watched._guard.kill().await.unwrap();
+    watched._guard =
+        watched.node.command(&["guard", "--listen", &format!("127.0.0.1:{}", watched.port)]).spawn().unwrap();
+    std::fs::write(&tainted, "0").unwrap();
+    let cleared = until_condition(&watched.node, "KernelReady", "True", "NoFaultFound").await;
+    assert!(cleared["lastTransitionTime"].as_str() > bad["lastTransitionTime"].as_str(), "{cleared}");
+    assert_eq!(writes(&watched.node).len(), before + 2, "the restart wrote nothing");
+    assert!(writes(&watched.node).iter().all(|status| *status == Some(200)), "{:?}", writes(&watched.node));
+    let still = condition(&watched.node, "Ready").unwrap();
+    assert_eq!(still["lastTransitionTime"], ready["lastTransitionTime"], "kubelet's own is untouched");
+}

@@ -96,7 +96,7 @@ async fn document(request: &Request<Incoming>, health: &Health, waiters: &Semaph
         Ok(query) => query,
         Err(why) => return text(StatusCode::BAD_REQUEST, why),
     };
-    let mut published = health.published.subscribe();
+    let mut published = health.subscribe();
     if let Some(wait) = query.wait {
         let Ok(_place) = waiters.try_acquire() else { return too_many("too many wait already\n") };
         let since = query.since.unwrap_or_else(|| published.borrow().generation);

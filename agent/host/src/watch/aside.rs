@@ -4,11 +4,14 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 /// One piece of work that is done again and again, never twice at a time.
 #[derive(Debug)]
 pub struct Aside<T> {
     ask: SyncSender<()>,
     shared: Arc<Mutex<Shared<T>>>,
+    came_back: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -25,16 +28,19 @@ impl<T: Send + 'static> Aside<T> {
     pub fn start(name: &str, mut work: impl FnMut() -> T + Send + 'static) -> std::io::Result<Self> {
         let (ask, asked) = sync_channel::<()>(1);
         let shared = Arc::new(Mutex::new(Shared { since: None, done: None }));
-        let of_thread = Arc::clone(&shared);
+        let came_back = Arc::new(Notify::new());
+        let (of_thread, notify) = (Arc::clone(&shared), Arc::clone(&came_back));
         std::thread::Builder::new().name(name.to_owned()).stack_size(256 * 1024).spawn(move || {
             while asked.recv().is_ok() {
                 let done = work();
                 let mut shared = locked(&of_thread);
                 shared.since = None;
                 shared.done = Some(done);
+                drop(shared);
+                notify.notify_one();
             }
         })?;
-        Ok(Self { ask, shared })
+        Ok(Self { ask, shared, came_back })
     }
 
     /// Asks for the work, unless it is under way.
@@ -48,6 +54,13 @@ impl<T: Send + 'static> Aside<T> {
     /// What came back since it was last taken.
     pub fn take(&self) -> Option<T> {
         locked(&self.shared).done.take()
+    }
+
+    /// Waits until the work has come back. Can be dropped at any point; for one who waits.
+    pub async fn back(&self) {
+        while self.away_for().is_some() {
+            self.came_back.notified().await;
+        }
     }
 
     /// For how long the work has been away; nothing when it is not under way.

@@ -46,6 +46,9 @@ const SERVICES_EVERY: Duration = Duration::from_secs(10);
 const CONDITIONS_EVERY: Duration = Duration::from_secs(30);
 const FILES_EVERY: Duration = Duration::from_secs(5);
 const WRITE_EVERY: Duration = Duration::from_secs(30);
+/// For how long a file system that was bad is looked at more often, and how often.
+const SUSPECT: Duration = Duration::from_secs(120);
+const SUSPECT_EVERY: Duration = Duration::from_secs(6);
 const COUNTERS_EVERY: Duration = Duration::from_secs(10);
 const STUCK_EVERY: Duration = Duration::from_secs(20);
 const API_SERVER_EVERY: Duration = Duration::from_secs(30);
@@ -87,6 +90,7 @@ pub struct Watch {
     urgent: BTreeSet<Topic>,
     filesystems: Filesystems,
     write: Turn,
+    suspect_until: Option<Instant>,
     files: Option<Aside<Option<Files>>>,
     files_turn: Turn,
     known: Option<Files>,
@@ -175,6 +179,7 @@ impl Watch {
             urgent: BTreeSet::new(),
             filesystems: Filesystems::start(&root),
             write: Turn::every(WRITE_EVERY),
+            suspect_until: None,
             files,
             files_turn: Turn::every(FILES_EVERY),
             known: None,
@@ -243,9 +248,12 @@ impl Watch {
             self.filesystems.ask();
         }
         seen.filesystems = self.filesystems.take();
-        // A bad answer is asked for again soon: a file system that refuses is known after two.
-        if seen.filesystems.iter().any(|seen| matches!(seen.write, Some(WriteSeen::Failed(_)))) {
-            self.write.by(Duration::from_secs(6));
+        // What was bad is asked for again soon: a file system that refuses is known after two, and a good one after a minute.
+        if seen.filesystems.iter().any(|seen| !matches!(seen.write, Some(WriteSeen::Done(_)) | None)) {
+            self.suspect_until = Some(Instant::now() + SUSPECT);
+        }
+        if self.suspect_until.is_some_and(|until| Instant::now() < until) {
+            self.write.by(SUSPECT_EVERY);
         }
     }
 

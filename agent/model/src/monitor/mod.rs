@@ -327,6 +327,20 @@ mod tests {
     }
 
     #[test]
+    fn the_page_has_every_fault_as_it_is() {
+        let page = include_str!("../../../../docs/health.md");
+        for row in faults() {
+            let names: Vec<_> = signals().filter(|one| std::ptr::eq(one.fault, row)).map(|one| one.name).collect();
+            let worst = match row.worst {
+                Verdict::Degraded => "Degraded".to_owned(),
+                worst => format!("{worst:?} after {} s", row.persist.as_secs()),
+            };
+            let line = format!("| {} | {worst} | {} |", row.reason, names.join(" + "));
+            assert!(page.contains(&line), "docs/health.md wants the line {line}");
+        }
+    }
+
+    #[test]
     fn causes_exist_and_go_in_no_circle() {
         fn depth(reason: &str, left: usize) -> usize {
             assert!(left > 0, "a circle at {reason}");

@@ -8,7 +8,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, Scope, State, Subsystem, SubsystemState};
+use super::{Finding, Scope, State, Subsystem, SubsystemState, Verdict};
 
 /// The types we write, each with the subsystems that it stands for. `AcceleratedHardwareReady` comes with the first monitor of a GPU.
 const TYPES: [(&str, &[Subsystem]); 4] = [
@@ -53,13 +53,14 @@ pub struct Condition {
 }
 
 impl State {
-    /// The conditions as they stand. None before the node has registered: it has no Node to write them to.
+    /// The conditions as they stand. None before the node has registered, as it has no Node to write them to, and none before anything
+    /// was verified in this boot: what is on the Node stands until we know better.
     pub fn conditions(&self) -> Vec<Condition> {
         self.conditions_of(&self.findings())
     }
 
     fn conditions_of(&self, findings: &[Finding]) -> Vec<Condition> {
-        if !self.is_booted() {
+        if !self.is_booted() || self.current.state == Verdict::Unknown {
             return Vec::new();
         }
         let of = |(kind, subsystems): (&str, &[Subsystem])| {
