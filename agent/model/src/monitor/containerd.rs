@@ -9,6 +9,7 @@ use super::{
 };
 
 const CAUSES: &[&str] = &[
+    "ContainerdStopped",
     "RootFilesystemReadOnly",
     "RootFilesystemFailing",
     "DataFilesystemReadOnly",

@@ -8,6 +8,7 @@ use super::{Class, Fault, Monitor, Scope, Signal, Subsystem, Verdict, degrading,
 
 /// What makes a kubelet fail that is itself in order.
 const CAUSES: &[&str] = &[
+    "KubeletStopped",
     "ContainerdDown",
     "ContainerdStopped",
     "ContainerdCrashLooping",
