@@ -123,8 +123,12 @@ impl Turn {
 
     fn has_come(&mut self, is_urgent: bool) -> bool {
         let now = Instant::now();
-        let is_urgent = is_urgent && self.last.is_none_or(|last| now - last >= URGENT_EVERY);
-        let has_come = is_urgent || now >= self.next;
+        if is_urgent {
+            // Not at once when the last look was a moment ago, but then as soon as it may.
+            let soonest = self.last.map_or(now, |last| last + URGENT_EVERY);
+            self.next = self.next.min(soonest);
+        }
+        let has_come = now >= self.next;
         if has_come {
             self.next = now + self.every;
             self.last = Some(now);
@@ -359,4 +363,20 @@ fn read_files(root: &Root) -> Option<Files> {
         certificate: observe::client_certificate(root).ok()?,
         vm_name: facts.and_then(|facts| facts.instance).map(|instance| instance.name).filter(|name| !name.is_empty()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_urgent_look_that_comes_too_soon_is_not_lost() {
+        let mut turn = Turn::every(Duration::from_secs(3600));
+        assert!(turn.has_come(false), "the first is at once");
+        assert!(!turn.has_come(true), "a moment ago");
+        assert!(turn.next <= Instant::now() + URGENT_EVERY);
+        turn.last = Instant::now().checked_sub(URGENT_EVERY);
+        assert!(turn.has_come(true));
+        assert!(!turn.has_come(false));
+    }
 }
