@@ -1,6 +1,7 @@
 # make demo   boots a node below a scratch root against a pretend Azure, and lets you watch it being repaired
 # make test   everything, the VM tests included
 # make check  the inner loop: format, lints, unit and golden tests
+# make release  packages for amd64 and arm64, checksums, SBOM and notes in target/release-VERSION
 # make fuzz   random inputs for one target: make fuzz TARGET=carrier SECONDS=3600
 
 CARGO ?= cargo
@@ -10,7 +11,7 @@ TARGET ?= carrier
 SECONDS ?= 60
 PROGRAMS := --workspace --bins
 
-.PHONY: demo test check setup setup-vm setup-containerd build fmt clippy deny direction docs unit e2e vm resets fuzz bench bless release clean
+.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e packages vm resets fuzz guards bench bless release clean
 
 demo: setup
 	$(CARGO) build --quiet $(PROGRAMS)
@@ -19,7 +20,7 @@ demo: setup
 check: setup fmt clippy direction
 	$(CARGO) test --quiet --package nap-model --package nap-host --package nap-agent --package nap-image-builder
 
-test: setup setup-vm setup-containerd fmt clippy direction deny docs build unit e2e vm
+test: setup setup-vm setup-containerd setup-packages fmt clippy direction deny docs build unit e2e packages vm
 
 setup:
 	@tests/setup.sh
@@ -29,6 +30,9 @@ setup-vm:
 
 setup-containerd:
 	@tests/containerd/fetch.sh
+
+setup-packages:
+	@tests/packages/setup.sh
 
 build:
 	$(CARGO) build $(PROGRAMS)
@@ -50,10 +54,15 @@ docs:
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --quiet --workspace --no-deps
 
 unit: build
-	$(CARGO) test --workspace --exclude nap-vm --exclude nap-e2e
+	$(CARGO) test --workspace --exclude nap-vm --exclude nap-e2e --exclude nap-packages
 
 e2e: build
 	$(CARGO) test --package nap-e2e
+
+# The shipped program in the packages, the packages in roots of Debian 12 and 13. NAP_BLESS=1 make packages rewrites what they change there.
+packages: setup setup-packages
+	packaging/build.sh amd64
+	$(CARGO) test --package nap-packages
 
 vm: build
 	$(CARGO) test --package nap-vm
@@ -67,6 +76,10 @@ fuzz: setup
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install --quiet --locked cargo-fuzz --version $(FUZZ_VERSION)
 	tests/fuzz/run.sh $(TARGET) $(SECONDS)
 
+# Takes each guard of local disks away in turn, and looks whether a test misses it: minutes.
+guards: setup
+	tests/guards.sh
+
 # Figures of the README: needs nothing but this machine.
 bench: setup
 	$(CARGO) build --release --package nap-agent
@@ -78,13 +91,10 @@ bless:
 	NAP_BLESS=1 $(CARGO) test --quiet --package nap-model --lib -- plans_are_as_reviewed every_field_counts
 	git diff --stat tests/golden docs
 
-# The binary, its manual page and completions, as packages take them.
+# Packages for amd64 and arm64, checksums, SBOM and notes: make release ARCHITECTURES=amd64 for one of them.
+ARCHITECTURES ?= amd64 arm64
 release: setup
-	$(CARGO) build --release --package nap-agent
-	mkdir -p target/dist
-	cp target/release/nap-agent target/dist/
-	target/release/nap-agent man >target/dist/nap-agent.1
-	for shell in bash zsh fish; do target/release/nap-agent completions $$shell >target/dist/nap-agent.$$shell; done
+	packaging/release.sh $(ARCHITECTURES)
 
 clean:
 	$(CARGO) clean

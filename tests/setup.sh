@@ -20,6 +20,27 @@ need nft nftables
 need ip iproute2
 need unshare util-linux
 need sysctl procps
+# What others put on disks, for the tests that it stays there.
+need mkfs.ext4 e2fsprogs
+need mkfs.xfs xfsprogs
+need mkfs.btrfs btrfs-progs
+need mkfs.vfat dosfstools
+need mkfs.exfat exfatprogs
+need mkntfs ntfs-3g
+need cryptsetup cryptsetup-bin
+need pvcreate lvm2
+need make-bcache bcache-tools
+need mkfs.f2fs f2fs-tools
+need mkfs.jfs jfsutils
+need mkreiserfs reiserfsprogs
+need mkfs.nilfs2 nilfs-tools
+need mkfs.ocfs2 ocfs2-tools
+need mkudffs udftools
+need genisoimage genisoimage
+need mksquashfs squashfs-tools
+need mkfs.erofs erofs-utils
+need sgdisk gdisk
+need sfdisk fdisk
 pkg-config --exists libsystemd 2>/dev/null || missing="$missing libsystemd-dev"
 command -v cargo >/dev/null 2>&1 || {
     echo "setup.sh: no cargo; install Rust 1.95 or later (rustup reads rust-toolchain.toml)" >&2

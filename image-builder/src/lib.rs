@@ -1,11 +1,13 @@
-//! Bakes nap-agent into an image root and checks images.
+//! Makes nap-agent's packages, bakes it into an image root and checks images.
 //!
-//! This room is empty on purpose: its door is the [`bake_steps`] of a plan, which the image builder will apply to a mounted image
-//! with the same executor that boots a node.
+//! `image-builder -> {host, model}`: it knows nothing of the daemon, and takes its program as a file. Baking is the model's plan and the
+//! host's executor on a mounted image; what the image has is read from its files, and its programs are asked for their versions only in
+//! confinement.
 
-use nap_model::plan::{Plan, Step, When};
-
-/// The steps of a plan that may be done when the image is built.
-pub fn bake_steps(plan: &Plan) -> impl Iterator<Item = &Step> {
-    plan.steps().filter(|step| step.when == When::Bake)
-}
+pub mod bake;
+pub mod check;
+pub mod generalize;
+pub mod inventory;
+pub mod package;
+pub mod progress;
+pub mod sbom;

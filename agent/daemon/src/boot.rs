@@ -11,7 +11,10 @@ use nap_host::wait::last_waited_for;
 use nap_host::{api, chain, logs, observe, persist};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
-use nap_model::plan::{LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT, Plan, Stage, plan, public_registry};
+use nap_model::plan::{
+    LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT, Plan, SECURE_TLS_RUN, SECURE_TLS_UNIT, Stage, disk_units, plan, public_registry,
+    tries_secure_tls,
+};
 use nap_model::report::{Failure, Reason};
 use tracing::{info, warn};
 
@@ -22,8 +25,8 @@ use crate::verify;
 /// Lines of a unit's journal that go into the evidence.
 const EVIDENCE_LINES: usize = 8;
 
-/// Longest stop of LocalDNS: its own limit in its unit.
-const LOCAL_DNS_STOP_LIMIT: Duration = Duration::from_secs(30);
+/// Longest stop of what did not come up: more than its own unit says.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// A boot that got as far as a registered node.
 pub(crate) struct Booted {
@@ -35,6 +38,7 @@ pub(crate) struct Booted {
 /// Makes this machine the wanted node.
 pub(crate) async fn boot(context: &Context, progress: &Progress) -> Result<Booted, Failure> {
     let found = fetch(context, progress).await?;
+    progress.warned(found.decoded.findings.warnings.iter().map(ToString::to_string));
     let config = config_of(&found)?;
     progress.hide(config.secrets());
     let budget = config.boot.budget.saturating_sub(progress.elapsed());
@@ -75,8 +79,12 @@ async fn with_config(
     let mut facts = context.observe(config).await?;
     // A cache that did not come up is not tried again before the machine's next boot: kubelet knows by now where pods ask.
     let before = persist::read_facts(&context.root).map_err(|error| step_failed("facts", &error))?;
-    facts.local_dns_failure =
-        before.filter(|before| before.boot_id == facts.boot_id).and_then(|facts| facts.local_dns_failure);
+    let before = before.filter(|before| before.boot_id == facts.boot_id);
+    facts.local_dns_failure = before.as_ref().and_then(|facts| facts.local_dns_failure.clone());
+    // What is mounted over containerd's directory by now would be counted.
+    facts.containerd_bytes = before.as_ref().map_or(facts.containerd_bytes, |facts| facts.containerd_bytes);
+    // Nor are disks, for containers may be running from the OS disk by now.
+    facts.local_disks_failure = before.and_then(|facts| facts.local_disks_failure);
     context.add_instance(&mut facts, config).await;
 
     progress.enter("plan");
@@ -111,7 +119,7 @@ impl Run<'_> {
         let mut at = 0;
         while let Some(stage) = plan.stages.get(at) {
             self.progress.enter(stage.name);
-            let applied = if stage.name == "containerd" {
+            let mut applied = if stage.name == "containerd" {
                 let (containerd, api_server) = tokio::join!(self.containerd(stage), self.routes());
                 let applied = containerd?;
                 api_server?;
@@ -119,11 +127,25 @@ impl Run<'_> {
             } else {
                 self.apply(stage).await?
             };
-            let local_dns = applied.degraded.iter().find(|(step, _)| step == LOCAL_DNS_RUNNING).cloned();
+            let name = stage.name;
+            let mut lost = |is: fn(&str) -> bool| {
+                let at = applied.degraded.iter().position(|(degraded, _)| is(degraded))?;
+                Some(applied.degraded.remove(at))
+            };
+            let local_dns = lost(|step| step == LOCAL_DNS_RUNNING);
+            let secure_tls = lost(|step| step == SECURE_TLS_RUN);
+            let disks = lost(|step| step.starts_with("disks.") && !step.starts_with("disks.queue."));
             self.count(applied);
             at += 1;
-            if let Some((_, why)) = local_dns {
-                plan = self.without_local_dns(why).await?;
+            let changed = match (local_dns, secure_tls, disks) {
+                (Some((_, why)), _, _) => Some(self.without_local_dns(why).await?),
+                (None, Some((_, why)), _) => Some(self.without_secure_tls(why).await?),
+                (None, None, Some((step, why))) => Some(self.without_local_disks(format!("{step}: {why}")).await?),
+                (None, None, None) if name == "secure-tls" => self.took_certificate().await?,
+                (None, None, None) => None,
+            };
+            if let Some(changed) = changed {
+                plan = changed;
                 // What came before is as planned now, too; a check of it costs nothing.
                 at = 0;
             }
@@ -133,20 +155,64 @@ impl Run<'_> {
 
     /// LocalDNS did not come up: it is stopped for good, and the node is planned with plain DNS, also by the guard.
     async fn without_local_dns(&mut self, why: String) -> Result<Plan, Failure> {
-        let units = Units::connect(&self.context.root).await;
-        let stopped = match units {
-            Ok(units) => units.stop(LOCAL_DNS_UNIT, LOCAL_DNS_STOP_LIMIT).await,
+        self.stop(LOCAL_DNS_UNIT).await;
+        self.degraded += 1;
+        self.facts.local_dns_failure = Some(why);
+        self.plan_anew()
+    }
+
+    /// The client gave no certificate: from here on it is the bootstrap token, or nothing.
+    async fn without_secure_tls(&mut self, why: String) -> Result<Plan, Failure> {
+        self.stop(SECURE_TLS_UNIT).await;
+        self.degraded += 1;
+        self.facts.secure_tls_failure = Some(why);
+        self.plan_anew().map_err(|failure| self.with_journal(failure, SECURE_TLS_UNIT))
+    }
+
+    /// The client says that it has done its work; the certificate is what counts.
+    async fn took_certificate(&mut self) -> Result<Option<Plan>, Failure> {
+        self.facts.observed_at = jiff::Timestamp::now();
+        self.facts.client_certificate =
+            observe::client_certificate(&self.context.root).map_err(|error| step_failed(SECURE_TLS_RUN, &error))?;
+        if self.facts.has_joined() {
+            info!("kubelet's certificate came by secure TLS bootstrapping");
+            return Ok(None);
+        }
+        let why = "the client ended well and left no valid certificate".to_owned();
+        self.without_secure_tls(why).await.map(Some)
+    }
+
+    async fn stop(&self, unit: &str) {
+        let stopped = match Units::connect(&self.context.root).await {
+            Ok(units) => units.stop(unit, STOP_LIMIT).await,
             Err(error) => Err(error),
         };
         if let Err(error) = stopped {
-            warn!(unit = LOCAL_DNS_UNIT, error = chain(&error), "cannot stop it; it may come up later");
+            warn!(unit, error = chain(&error), "cannot stop it; it may come up later");
         }
-        self.facts.local_dns_failure = Some(why);
+    }
+
+    /// The plan for facts that changed, which the guard must plan with, too.
+    fn plan_anew(&self) -> Result<Plan, Failure> {
         persist::write_facts(&self.context.root, &self.facts).map_err(|error| step_failed("facts", &error))?;
         let plan = plan(self.config, &self.facts)?;
         let known = self.progress.notes();
         plan.notes.iter().filter(|note| !known.contains(note)).for_each(|note| self.progress.note(note.clone()));
         Ok(plan)
+    }
+
+    /// The local disks cannot be used: what is mounted of them goes, and the node is planned on its OS disk, also by the guard.
+    async fn without_local_disks(&mut self, why: String) -> Result<Plan, Failure> {
+        if let Ok(units) = Units::connect(&self.context.root).await {
+            for unit in disk_units() {
+                let mounted = units.status(unit).await.is_ok_and(|status| status.is_started());
+                if mounted && let Err(error) = units.stop(unit, STOP_LIMIT).await {
+                    warn!(unit, error = chain(&error), "cannot unmount it");
+                }
+            }
+        }
+        self.facts.local_disks_failure = Some(why);
+        self.plan_anew()
     }
 
     async fn apply(&self, stage: &Stage) -> Result<nap_host::executor::Applied, Failure> {
@@ -181,8 +247,9 @@ impl Run<'_> {
         if self.facts.has_joined() {
             return Ok(());
         }
-        let checked =
-            api::check(&self.config.cluster, self.config.bootstrap_token.as_ref(), self.config.boot.api_server).await;
+        // A token that may never be needed must not cost the boot.
+        let token = self.config.bootstrap_token.as_ref().filter(|_| !tries_secure_tls(self.config, &self.facts));
+        let checked = api::check(&self.config.cluster, token, self.config.boot.api_server).await;
         checked.map_err(|error| {
             let limit = self.config.boot.api_server.as_secs();
             Failure::new(error.reason(), "verify.api-server", chain(&error))
@@ -240,6 +307,8 @@ impl Run<'_> {
                 | StepError::Unit(_)
                 | StepError::Cmd(_)
                 | StepError::PacketFilter(_)
+                | StepError::Copy(_)
+                | StepError::Volume(_)
                 | StepError::NotTrue(_)
                 | StepError::NotInKernel(_),
                 _,

@@ -21,6 +21,7 @@ Exit codes:
   34   kubelet did not start, stay healthy, get its certificate or register
   51   the API server cannot be reached or trusted, rejects the token, or the clock is wrong
   52   the API server's name does not resolve
+  65   the image lacks what the configuration needs (ImageLacks...)
   121  no kubelet in the image
   124  out of time: the whole boot's budget, or `wait --timeout`
   161  the bundle of trusted certificates could not be made

@@ -1,5 +1,6 @@
 //! What all commands need: the root, the sources, the facts.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use nap_host::imds::Imds;
 use nap_host::root::Root;
 use nap_host::sources::{self, Found, Reach};
 use nap_host::{chain, observe, persist};
-use nap_model::config::NodeConfig;
-use nap_model::facts::{Dmi, Facts, Instance};
+use nap_model::config::{LocalDisks, NodeConfig, Storage, Use};
+use nap_model::facts::{Disk, Dmi, Facts, Instance};
 use nap_model::os::Distribution;
 use nap_model::report::{Failure, Reason};
 use tracing::{info, warn};
@@ -18,6 +19,12 @@ use crate::cli::{Common, Output};
 
 /// How long a boot waits for IMDS when it can do without.
 const IMDS_GRACE: Duration = Duration::from_secs(2);
+
+/// containerd's directory where nobody chose another.
+const CONTAINERD: &str = "/var/lib/containerd";
+
+/// Longest counting of what is in it: of more files than can be counted in this time none are copied.
+const COUNT_LIMIT: Duration = Duration::from_secs(3);
 
 /// How often the routes are asked for the node's address while the network comes up.
 const ADDRESS_EVERY: Duration = Duration::from_millis(100);
@@ -66,9 +73,28 @@ impl Context {
         let observed = match (&self.common.facts, self.common.os) {
             (Some(path), _) => read_facts(path).map_err(|error| format!("{error:#}")),
             (None, Some(os)) => Ok(typical_facts(os, config)),
-            (None, None) => observe::observe(&self.root).await.map_err(|error| chain(&error)),
+            (None, None) => {
+                if config.storage.local_disks != LocalDisks::None {
+                    observe::disks_settled(&self.root).await;
+                }
+                observe::observe(&self.root).await.map_err(|error| chain(&error)).map(|mut facts| {
+                    self.look_into_disks(&mut facts, &config.storage);
+                    facts
+                })
+            }
         };
         observed.map_err(|message| Failure::new(Reason::StepFailed, "observe", message))
+    }
+
+    /// What is on the local disks, and how much would go there; only where somebody wants them used.
+    fn look_into_disks(&self, facts: &mut Facts, storage: &Storage) {
+        if storage.local_disks != LocalDisks::None {
+            observe::look_into(&self.root, &mut facts.disks);
+        }
+        if storage.uses.contains(&Use::Containerd) {
+            let limit = storage.copy_limit_bytes;
+            facts.containerd_bytes = observe::directory_bytes(&self.root, CONTAINERD, limit, COUNT_LIMIT);
+        }
     }
 
     /// Adds what IMDS knows of this VM, unless the facts came from a file or IMDS is late.
@@ -108,7 +134,20 @@ impl Context {
             facts.ok_or_else(|| failed("no boot's facts are here; the next boot writes them".to_owned()))?;
         facts.observed_at = jiff::Timestamp::now();
         facts.client_certificate = observe::client_certificate(&self.root).map_err(|error| failed(chain(&error)))?;
+        self.renew_disks(&mut facts);
         Ok(facts)
+    }
+
+    /// Disks come and go under a running node. Those that the boot looked into stay as it saw them: what it made of them is kept, and
+    /// nothing is made of others.
+    fn renew_disks(&self, facts: &mut Facts) {
+        match observe::disks(&self.root) {
+            Ok(now) => {
+                facts.disks.retain(Disk::is_local);
+                facts.disks.extend(now.into_iter().filter(|disk| !disk.is_local()));
+            }
+            Err(error) => warn!(error = chain(&error), "cannot look at the disks; going on with those of the boot"),
+        }
     }
 
     /// What IMDS said at an earlier boot of this VM, so that kubelet's flags stay the same while IMDS is away.
@@ -144,10 +183,15 @@ fn read_facts(path: &std::path::Path) -> anyhow::Result<Facts> {
     serde_json::from_slice(&bytes).with_context(|| format!("{} holds no facts", path.display()))
 }
 
-/// The configuration, or a failure with every mistake in it.
+/// The configuration, or a failure with every mistake in it. Its warnings are one line of the log: a script has twenty of them at
+/// every boot, and `decode` and the report have their text.
 pub(crate) fn config_of(found: &Found) -> Result<&NodeConfig, Failure> {
-    for warning in &found.decoded.findings.warnings {
-        warn!(field = warning.path, "{}", warning.message);
+    let warnings = &found.decoded.findings.warnings;
+    if !warnings.is_empty() {
+        let names: BTreeSet<_> = warnings.iter().map(|warning| warning.path.as_str()).collect();
+        let fields = names.into_iter().map(|name| if name.is_empty() { "the document" } else { name });
+        let fields = fields.collect::<Vec<_>>().join(", ");
+        warn!(count = warnings.len(), fields, "not all of the configuration is acted on; `nap-agent decode` says why");
     }
     found.decoded.config.as_ref().ok_or_else(|| {
         let problems = &found.decoded.findings.problems;

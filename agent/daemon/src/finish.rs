@@ -60,6 +60,7 @@ pub(crate) async fn finish(root: &Root, progress: &Progress, tail: &Tail, outcom
     report.boot_id = observe::boot_id(root).unwrap_or_default();
     report.stages = progress.stage_times();
     report.notes = progress.notes();
+    report.warnings = progress.warnings();
     if let Err(error) = persist::write_report(root, &report) {
         error!(error = chain(&error), "cannot write the report");
     }

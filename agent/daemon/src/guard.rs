@@ -5,16 +5,19 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use nap_host::executor::{Comparison, Executor, compare};
+use nap_host::imds::jittered;
 use nap_host::journal::{self, Event, Journal};
 use nap_host::units::Units;
 use nap_host::{alone, api, chain, notify, observe, persist};
 use nap_model::config::NodeConfig;
-use nap_model::plan::{Plan, Stage, Step, Want, keep, node_name};
+use nap_model::facts::Facts;
+use nap_model::plan::{Plan, Readiness, Stage, Step, Want, api_server_tag, disk_units, keep, node_name};
 use nap_model::report::{Failure, Reason};
 use tokio::time::{Instant, interval};
 use tracing::{debug, info, warn};
@@ -37,6 +40,10 @@ const RUN: &str = "guard";
 /// this is more than all of them together.
 const MAX_LOOK: Duration = Duration::from_secs(600);
 
+/// How often the tag with a private API server's address is read, give or take a half.
+/// Source: AgentBaker, `reconcilePrivateHosts.sh`.
+const TAG_EVERY: Duration = Duration::from_secs(15);
+
 /// Watches for ever.
 pub(crate) async fn guard(context: &Context, tail: &Tail, every: Duration, health: &Health) -> Infallible {
     // The watchdog is fed by this loop and no other, so it tells systemd that looks get done.
@@ -44,7 +51,7 @@ pub(crate) async fn guard(context: &Context, tail: &Tail, every: Duration, healt
     let mut ticks = interval(feed);
     let mut last_look: Option<Instant> = None;
     let repairs = past_repairs(context);
-    let mut guard = Guard { context, tail, health, config: None, repairs, said: String::new() };
+    let mut guard = Guard { context, tail, health, config: None, repairs, said: String::new(), tag_at: Instant::now() };
     notify::ready("guarding");
     loop {
         ticks.tick().await;
@@ -114,6 +121,8 @@ struct Guard<'a> {
     config: Option<NodeConfig>,
     repairs: HashMap<String, Vec<Timestamp>>,
     said: String,
+    /// When the tag of a private API server is read next.
+    tag_at: Instant,
 }
 
 impl Guard<'_> {
@@ -199,7 +208,8 @@ impl Guard<'_> {
         })
     }
 
-    /// The boot's plan, with the time and the client certificate of now. No program is started for it.
+    /// The boot's plan, with the time, the client certificate and the private API server's address of now. No program is started
+    /// for it.
     async fn plan(&mut self) -> Result<Plan, Failure> {
         let config = match &self.config {
             Some(config) => config,
@@ -208,7 +218,11 @@ impl Guard<'_> {
                 self.config.insert(config_of(&found)?.clone())
             }
         };
-        let facts = self.context.kept_facts("guard")?;
+        let mut facts = self.context.kept_facts("guard")?;
+        if let Some(tag) = api_server_tag(config).filter(|_| Instant::now() >= self.tag_at) {
+            self.tag_at = Instant::now() + jittered(TAG_EVERY);
+            follow_tag(self.context, tag, &mut facts).await;
+        }
         if let Ok(name) = node_name(config, &facts) {
             self.health.is_named(name.as_str());
         }
@@ -224,7 +238,7 @@ impl Guard<'_> {
             for step in stage.steps.into_iter().filter(|step| differing.contains(&step.id.as_str())) {
                 match self.refusal(&step).await {
                     Some(why) => left.push(format!("{}: {why}", step.id)),
-                    None => steps.push(step),
+                    None => steps.push(without_mkfs(step)),
                 }
             }
             stages.push(Stage { name: stage.name, steps });
@@ -233,7 +247,18 @@ impl Guard<'_> {
     }
 
     async fn refusal(&mut self, step: &Step) -> Option<String> {
+        if let Want::Copied { to, .. } = &step.want {
+            return Some(format!("{to} is gone; only a boot makes it, before anything runs in it"));
+        }
         if let Want::Unit { name, .. } = &step.want
+            && disk_units().any(|unit| unit == *name)
+        {
+            return Some(format!(
+                "{name} is not as the boot left it; mounting over running pods would hide what they wrote"
+            ));
+        }
+        // One that only has to run to its end is inactive before it has.
+        if let Want::Unit { name, readiness: Readiness::Active | Readiness::Started, .. } = &step.want
             && let Some(why) = hands_off(self.context, name).await
         {
             return Some(why);
@@ -264,6 +289,23 @@ impl Guard<'_> {
     }
 }
 
+/// Takes over the address in a tag of the VM, when IMDS answers at once and there is another one: the node must find its API server,
+/// and the next look and the next boot must, too. No answer, no tag and no address in it change nothing.
+async fn follow_tag(context: &Context, tag: &str, facts: &mut Facts) {
+    let asked = match context.imds.instance(Duration::ZERO).await {
+        Ok(instance) if facts.dmi.is_vm(&instance.vm_id) => instance,
+        Ok(_) => return,
+        Err(error) => return debug!(tag, error = chain(&error), "cannot read the tag now"),
+    };
+    let Some(new) = asked.tag(tag).filter(|value| value.trim().parse::<IpAddr>().is_ok()) else { return };
+    let Some(instance) = facts.instance.as_mut().filter(|instance| instance.tag(tag) != Some(new)) else { return };
+    info!(tag, from = instance.tag(tag), to = new, "the private API server has another address");
+    instance.set_tag(tag, new);
+    if let Err(error) = persist::write_facts(&context.root, facts) {
+        warn!(tag, error = chain(&error), "cannot keep the new address");
+    }
+}
+
 /// Whether the boot of this boot of the machine ended well; what it left is the guard's to keep.
 fn booted_now(context: &Context) -> Result<(), String> {
     let root = &context.root;
@@ -276,6 +318,14 @@ fn booted_now(context: &Context) -> Result<(), String> {
         Ok(_) => Err("no report yet".to_owned()),
         Err(error) => Err(chain(&error)),
     }
+}
+
+/// Only a boot makes file systems, before anything runs on them; what is ready the guard may put together again.
+fn without_mkfs(mut step: Step) -> Step {
+    if let Want::Volume { volume } = &mut step.want {
+        volume.make = false;
+    }
+    step
 }
 
 /// Why a unit is not to be touched now.

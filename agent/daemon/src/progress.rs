@@ -17,6 +17,7 @@ pub(crate) struct Progress {
     stages: RefCell<Vec<(&'static str, Instant)>>,
     secrets: RefCell<Vec<SecretString>>,
     notes: RefCell<Vec<String>>,
+    warnings: RefCell<Vec<String>>,
 }
 
 impl Progress {
@@ -26,6 +27,7 @@ impl Progress {
             stages: RefCell::default(),
             secrets: RefCell::default(),
             notes: RefCell::default(),
+            warnings: RefCell::default(),
         }
     }
 
@@ -69,6 +71,16 @@ impl Progress {
     /// The notes so far.
     pub(crate) fn notes(&self) -> Vec<String> {
         self.notes.borrow().iter().map(|note| self.scrub(note)).collect()
+    }
+
+    /// What the configuration asks for and does not get, for the report alone.
+    pub(crate) fn warned(&self, warnings: impl IntoIterator<Item = String>) {
+        self.warnings.borrow_mut().extend(warnings);
+    }
+
+    /// The warnings.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.warnings.borrow().iter().map(|warning| self.scrub(warning)).collect()
     }
 
     /// From here on, this must not leave.

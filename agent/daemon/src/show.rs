@@ -6,7 +6,7 @@ use nap_host::executor::{Comparison, compare};
 use nap_host::sources::Found;
 use nap_host::{journal, observe, persist};
 use nap_model::monitor::{self, Verdict};
-use nap_model::plan::{Plan, Want, packet_filter_rules};
+use nap_model::plan::{DiskUse, Plan, Want, disk_uses, packet_filter_rules};
 use nap_model::report::{AgentSeen, Failure, Identity, NodeHealth, REASONS, Reason};
 use serde_json::json;
 
@@ -70,7 +70,14 @@ fn target(want: &Want) -> String {
         Want::Choice { path, value } => format!("{path} = {value}"),
         Want::Block { path, lines, .. } => format!("{} lines in {path}", lines.lines().count()),
         Want::SwapFile { path, bytes } => format!("swap file {path}, {bytes} bytes"),
+        Want::FileIfAbsent { path, mode, .. } => format!("file {path} {mode:04o}, unless there is one"),
+        Want::Copied { from, to, .. } => format!("{to}, at first a copy of {from}"),
+        Want::Volume { volume } => {
+            let serials: Vec<_> = volume.members.iter().map(|member| member.serial.as_str()).collect();
+            format!("{} on {}", volume.format.name(), serials.join(" "))
+        }
         Want::TrustStore { bundle, certificates, .. } => format!("{} certificates in {bundle}", certificates.len()),
+        Want::SelfSigned { certificate, names, .. } => format!("{certificate} for {}", names.join(", ")),
         Want::NoExpiry { user } => format!("{user} never expires"),
         Want::Enabled { name, enabled: true } => format!("{name} runs, also after a reboot"),
         Want::Enabled { name, enabled: false } => format!("{name} does not run, nor after a reboot"),
@@ -183,6 +190,7 @@ pub(crate) async fn status(context: &Context, out: &mut impl Write) -> anyhow::R
     let report = persist::read_report(root)?;
     let boot_id = observe::boot_id(root)?;
     let drifted = drift(context).await;
+    let disks = disks(context).await.unwrap_or_default(); // why not the line about drift says
     let booted = report.as_ref().is_some_and(|report| report.exit_code == "0" && report.boot_id == boot_id);
     let lines = journal::read(root)?;
     let health: Option<Kept> = persist::read_health(root)?;
@@ -194,7 +202,7 @@ pub(crate) async fn status(context: &Context, out: &mut impl Write) -> anyhow::R
             out,
             "{:#}",
             json!({
-                "booted": booted, "report": report, "drifted": drifted, "error": error, "journal": last,
+                "booted": booted, "report": report, "drifted": drifted, "error": error, "disks": disks, "journal": last,
                 "health": health.map(|kept| health_json(&kept)),
             })
         )?;
@@ -213,6 +221,10 @@ pub(crate) async fn status(context: &Context, out: &mut impl Write) -> anyhow::R
             .try_for_each(|difference| writeln!(out, "drift:   {}: {}", difference.step, difference.summary))?,
         Err(failure) => writeln!(out, "drift:   cannot tell: {failure}")?,
     }
+    for disk in &disks {
+        let gib = disk.bytes >> 30;
+        writeln!(out, "disk:    {} {gib} GiB {} ({}): {}", disk.name, disk.model, disk.serial, disk.purpose)?;
+    }
     match &health {
         Some(kept) => write_health(kept, out)?,
         None => writeln!(out, "health:  no guard has looked")?,
@@ -221,6 +233,11 @@ pub(crate) async fn status(context: &Context, out: &mut impl Write) -> anyhow::R
         writeln!(out, "journal: {} {} {} {:?} {}", line.at, line.run, line.step, line.event, line.detail)?;
     }
     Ok(u8::from(!booted || !drifted.is_ok_and(|drifted| drifted.is_empty())))
+}
+
+async fn disks(context: &Context) -> Result<Vec<DiskUse>, Failure> {
+    let found = context.look_for().await?;
+    Ok(disk_uses(config_of(&found)?, &context.kept_facts("status")?))
 }
 
 async fn drift(context: &Context) -> Result<Vec<nap_host::executor::Difference>, Failure> {

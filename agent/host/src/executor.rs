@@ -19,11 +19,18 @@ use crate::cmd::CmdError;
 use crate::journal::{Event, Journal};
 use crate::packet_filter::PacketFilterError;
 use crate::root::{Entry, FileError, Kind, Root};
+use crate::tree::CopyError;
 use crate::units::{UnitError, Units};
-use crate::{block, chain, checkpoint, expiry, kernel, packet_filter, swap, trust_store};
+use crate::volume::VolumeError;
+use crate::{
+    block, chain, checkpoint, expiry, kernel, packet_filter, serving_certificate, swap, tree, trust_store, volume,
+};
 
 /// Directory of stamps: which inputs a running unit was started with. In `/run`, so a reboot forgets them with the units.
 const STAMPS: &str = "/run/nap-agent/stamps";
+
+/// How long systemd may take to end what ran out of its own time.
+const KILL_TAKES: Duration = Duration::from_secs(10);
 
 /// Why a step is not in its state.
 #[derive(Debug, Error)]
@@ -40,6 +47,12 @@ pub enum StepError {
     /// The packet filter could not be loaded or looked at.
     #[error(transparent)]
     PacketFilter(#[from] PacketFilterError),
+    /// A directory could not be copied.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// There is no such file system on local disks, and none could be made.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     /// The change succeeded and the check afterwards says it is not true.
     #[error("changed without an error, and still {0}")]
     NotTrue(String),
@@ -268,8 +281,17 @@ async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError
             None => None,
             Some((old, _)) => differs(format!("put our lines into {path}"), text_diff(block::ours(&old), lines)),
         },
+        Want::FileIfAbsent { path, mode, content } => {
+            let write = || format!("write {path} {mode:04o}, {} bytes", content.reveal().len());
+            plain(root.entry(path)?.is_none().then(write))
+        }
+        Want::Copied { from, to, .. } => plain(tree::difference(root, from, to)?),
+        Want::Volume { volume } => plain(volume::difference(root, volume)?),
         Want::SwapFile { path, bytes } => plain(swap::difference(root, path, *bytes)?),
         Want::TrustStore { bundle, certificates, .. } => plain(trust_store::difference(root, bundle, certificates)?),
+        Want::SelfSigned { certificate, key, names } => {
+            plain(serving_certificate::difference(root, certificate, key, names)?)
+        }
         Want::NoExpiry { user } => plain(expiry::difference(root, user)?),
         Want::Enabled { name, enabled } => plain(enabled_difference(root, name, *enabled).await?),
         Want::Reread { name, files } => plain(reread_difference(root, name, files).await?),
@@ -380,7 +402,7 @@ async fn unit_difference(
     let Some(units) = systemd(root).await? else { return Ok(Some(format!("start {name}"))) };
     let status = units.status(name).await?;
     let up = match readiness {
-        Readiness::Active => status.is_active(),
+        Readiness::Active | Readiness::Done { .. } => status.is_active(),
         Readiness::Started => status.is_started(),
     };
     let stamp = root.read_text(&format!("{STAMPS}/{name}"))?;
@@ -399,7 +421,12 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
     match want.clone() {
         Want::Unit { name, inputs, readiness } => {
             let units = Units::connect(root).await?;
-            units.restart(name, readiness == Readiness::Active, unit_limit).await?;
+            let (wait_for_ready, limit) = match readiness {
+                Readiness::Active => (true, unit_limit),
+                Readiness::Started => (false, unit_limit),
+                Readiness::Done { within } => (true, within + KILL_TAKES),
+            };
+            units.restart(name, wait_for_ready, limit).await?;
             checkpoint::pass("unit restarted");
             let stamp = AbsPath::try_from(format!("{STAMPS}/{name}").as_str()).expect("unit names have no slash");
             Ok(root.write(&stamp, inputs.as_str().as_bytes(), 0o644)?)
@@ -410,6 +437,9 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
         }
         Want::SwapFile { path, bytes } => blocking(root, move |root| swap::make(root, &path, bytes)).await,
         Want::TrustStore { program, .. } => Ok(trust_store::update(root, program).await?),
+        Want::SelfSigned { certificate, key, names } => {
+            blocking(root, move |root| serving_certificate::make(root, &certificate, &key, &names)).await
+        }
         Want::NoExpiry { user } => Ok(expiry::never(root, &user).await?),
         Want::Enabled { name, enabled } => {
             let units = Units::connect(root).await?;
@@ -425,7 +455,11 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
         Want::PacketFilter { rules } => Ok(packet_filter::load(root, &rules).await?),
         Want::Module { name } => Ok(kernel::load_module(root, name).await?),
         Want::Directory { path, mode } => blocking(root, move |root| root.make_directory(&path, mode)).await,
-        Want::File { path, mode, content } => {
+        Want::Copied { from, to, mode, without, stopped } => {
+            Ok(tree::copy(root, (&from, &to), mode, without, stopped).await?)
+        }
+        Want::Volume { volume } => Ok(volume::make(root, &volume).await?),
+        Want::File { path, mode, content } | Want::FileIfAbsent { path, mode, content } => {
             blocking(root, move |root| root.write(&path, content.reveal().as_bytes(), mode)).await
         }
         Want::Absent { path } => blocking(root, move |root| root.remove(&path)).await,

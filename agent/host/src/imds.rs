@@ -125,7 +125,7 @@ impl Imds {
     /// The instance document's part that the agent uses.
     ///
     /// # Errors
-    /// When IMDS refuses or gives no good answer within `limit`.
+    /// When IMDS refuses or gives no good answer within `limit`; with a limit of 0 it is asked once.
     pub async fn instance(&self, limit: Duration) -> Result<Instance, ImdsError> {
         let is_good =
             |body: &[u8]| serde_json::from_slice::<Value>(body).is_ok_and(|document| document["compute"].is_object());
@@ -275,7 +275,7 @@ async fn bounded_body(mut response: Response) -> Result<Vec<u8>, String> {
 }
 
 /// Half to one and a half of a delay, so that a thousand nodes do not ask at the same moment.
-fn jittered(delay: Duration) -> Duration {
+pub fn jittered(delay: Duration) -> Duration {
     // The low bits of the clock are as random as this needs to be.
     let random =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().subsec_nanos() % 1000;

@@ -1,5 +1,6 @@
 //! Observes the machine: everything that [`Facts`] holds and that is not behind a network.
 
+mod disks;
 mod hardware;
 
 use std::collections::BTreeMap;
@@ -8,28 +9,22 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use nap_model::facts::{Certificate, Dmi, Facts, Os, Programs};
+use nap_model::image::{INVENTORY, Image};
 use nap_model::kubernetes::KubernetesVersion;
 use nap_model::os::Distribution;
-use serde::Deserialize;
 use tracing::{debug, warn};
 
-use crate::chain;
 use crate::cmd::Cmd;
 use crate::root::{FileError, Root};
+use crate::{chain, persist};
 
-/// What the image builder found when it baked the image. With it no program has to be started for its version.
-const IMAGE: &str = "/etc/nap-agent/image.json";
+pub(crate) use disks::{content as disk_content, open as open_disk};
+pub use disks::{directory_bytes, disks, disks_settled, look_into};
 
 const CLIENT_CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
 
 /// A cold Go program of 100 MB takes seconds to print its version.
 const VERSION_LIMIT: Duration = Duration::from_secs(30);
-
-#[derive(Deserialize)]
-struct Image {
-    #[serde(default)]
-    programs: Programs,
-}
 
 /// Observes everything but IMDS.
 ///
@@ -37,6 +32,7 @@ struct Image {
 /// When a file is there and cannot be read.
 pub async fn observe(root: &Root) -> Result<Facts, FileError> {
     let os = os(root)?;
+    let image = image(root)?;
     Ok(Facts {
         observed_at: Timestamp::now(),
         host_name: host_name(root)?,
@@ -45,14 +41,20 @@ pub async fn observe(root: &Root) -> Result<Facts, FileError> {
         kernel: or_default("kernel", hardware::kernel(root)),
         trust: or_default("trusted launch", hardware::trust(root)),
         root_disk: or_default("root disk", hardware::root_disk(root)),
+        disks: or_default("disks", disks(root)),
+        disk_record: persist::read_disk_record(root)?,
+        containerd_bytes: None,
+        local_disks_failure: None,
         nics: or_default("network interfaces", hardware::nics(root)),
         gpu: or_default("GPU", hardware::gpu(root)),
         present: hardware::present(root)?,
-        programs: programs(root, &os).await?,
+        programs: programs(root, &os, image.as_ref()).await,
+        image,
         primary_address: primary_address(),
         instance: None,
         client_certificate: client_certificate(root)?,
         local_dns_failure: None,
+        secure_tls_failure: None,
         os,
     })
 }
@@ -110,7 +112,11 @@ fn validity(der: &[u8]) -> Option<Certificate> {
     })
 }
 
-fn os(root: &Root) -> Result<Os, FileError> {
+/// `/etc/os-release`.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn os(root: &Root) -> Result<Os, FileError> {
     let text = match root.read_text("/etc/os-release")? {
         Some(text) => text,
         None => root.read_text("/usr/lib/os-release")?.unwrap_or_default(),
@@ -129,24 +135,44 @@ fn host_name(root: &Root) -> Result<String, FileError> {
     })
 }
 
-async fn programs(root: &Root, os: &Os) -> Result<Programs, FileError> {
-    if let Some(image) = root.read(IMAGE)?.and_then(|bytes| serde_json::from_slice::<Image>(&bytes).ok()) {
-        return Ok(image.programs);
-    }
-    let Ok(os) = Distribution::of(os) else { return Ok(Programs::default()) };
-    let (kubelet, containerd) = tokio::join!(version(root, os.kubelet), version(root, os.containerd));
-    Ok(Programs { kubelet, containerd })
+/// What the image's builder found; nothing when there is no inventory, or one that cannot be read as such.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn image(root: &Root) -> Result<Option<Image>, FileError> {
+    let Some(bytes) = root.read(INVENTORY)? else { return Ok(None) };
+    let image = serde_json::from_slice(&bytes);
+    Ok(image
+        .inspect_err(|error| warn!(path = INVENTORY, %error, "no inventory in it; the machine is asked itself"))
+        .ok())
+}
+
+/// With an inventory no program has to be started for its version, unless its builder could not ask it: one for another processor.
+async fn programs(root: &Root, os: &Os, image: Option<&Image>) -> Programs {
+    let known = image.map(|image| image.programs).unwrap_or_default();
+    let Ok(os) = Distribution::of(os) else { return known };
+    let ask = async |known: Option<KubernetesVersion>, program| match known {
+        Some(version) => Some(version),
+        None => version(root, program).await,
+    };
+    let (kubelet, containerd) = tokio::join!(ask(known.kubelet, os.kubelet), ask(known.containerd, os.containerd));
+    Programs { kubelet, containerd }
 }
 
 /// Starts a program to ask for its version: the fallback for images without an inventory.
 async fn version(root: &Root, program: &str) -> Option<KubernetesVersion> {
     match Cmd::new(root.outside(program), &["--version"], VERSION_LIMIT).output().await {
-        Ok(output) => output.split_ascii_whitespace().find_map(|word| KubernetesVersion::try_from(word).ok()),
+        Ok(output) => version_in(&output),
         Err(error) => {
             debug!(program, error = chain(&error), "no version");
             None
         }
     }
+}
+
+/// The first word that is a version.
+pub fn version_in(output: &str) -> Option<KubernetesVersion> {
+    output.split_ascii_whitespace().find_map(|word| KubernetesVersion::try_from(word).ok())
 }
 
 /// The address from which the default route leaves. Connecting a UDP socket asks the routing table and sends nothing; the

@@ -1,6 +1,6 @@
 //! What the agent keeps of a boot for later: its configuration, and the report.
 
-use nap_model::facts::{Dmi, Facts};
+use nap_model::facts::{DiskRecord, Dmi, Facts};
 use nap_model::plan::AbsPath;
 use nap_model::report::ProvisionReport;
 use serde::{Deserialize, Serialize};
@@ -92,6 +92,26 @@ pub fn write_health(root: &Root, json: &[u8]) -> Result<(), FileError> {
 /// When the file is there and cannot be read.
 pub fn read_health<T: serde::de::DeserializeOwned>(root: &Root) -> Result<Option<T>, FileError> {
     Ok(root.read(HEALTH)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// What we noted of the local disks that we write to. World-readable: it has no secret, and people look for it.
+const DISKS: &str = "/var/lib/nap-agent/disks.json";
+
+/// What was noted of local disks; nothing when nothing was, or nothing that this version reads: then no disk is ours.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn read_disk_record(root: &Root) -> Result<Option<DiskRecord>, FileError> {
+    Ok(root.read(DISKS)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// Notes it, and it is on the OS disk when this returns.
+///
+/// # Errors
+/// When it cannot be written; then no local disk may be written to either.
+pub fn write_disk_record(root: &Root, record: &DiskRecord) -> Result<(), FileError> {
+    let json = serde_json::to_vec_pretty(record).expect("a record is plain data");
+    root.write(&AbsPath::literal(DISKS), &json, 0o644)
 }
 
 /// The facts of the last boot, for the guard and for a boot without IMDS.

@@ -188,7 +188,17 @@ impl Root {
     /// # Errors
     /// When the kernel does not say.
     pub fn space(&self) -> Result<(u64, u64), FileError> {
-        let stat = nix::sys::statvfs::fstatvfs(&self.fd).map_err(|errno| failed("ask the size of", "/", errno))?;
+        self.space_at("/")
+    }
+
+    /// The same of the file system that a directory is on.
+    ///
+    /// # Errors
+    /// When it is not there, or the kernel does not say.
+    pub fn space_at(&self, path: &str) -> Result<(u64, u64), FileError> {
+        let wrap = |errno| failed("ask the size of", path, errno);
+        let directory = self.resolve(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(wrap)?;
+        let stat = nix::sys::statvfs::fstatvfs(&directory).map_err(wrap)?;
         Ok((stat.blocks() * stat.fragment_size(), stat.blocks_free() * stat.fragment_size()))
     }
 
@@ -270,6 +280,21 @@ impl Root {
         }
         checkpoint::pass("file removed");
         sync_directory(&parent).map_err(wrap("sync the directory of"))
+    }
+
+    /// Removes an empty directory; that there is none is fine.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn remove_directory(&self, path: &AbsPath) -> Result<(), FileError> {
+        let (parent, name) = split(path);
+        let removed = self
+            .resolve(parent, OFlag::O_PATH | OFlag::O_DIRECTORY)
+            .and_then(|parent| unlinkat(&parent, name, UnlinkatFlags::RemoveDir));
+        match removed {
+            Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
+            Err(errno) => Err(failed("remove", path.as_str(), errno)),
+        }
     }
 
     /// Opens a file to read from it; nothing when it is not there.

@@ -12,7 +12,7 @@ const SIGNATURE: &[u8; 10] = b"SWAPSPACE2";
 const HEADER_AT: usize = 1024;
 const VERSION: u32 = 1;
 
-/// What must stay free on the root file system beside the swap file, in bytes: kubelet evicts pods below a tenth.
+/// What must stay free on its file system beside the swap file, in bytes: kubelet evicts pods below a tenth.
 const RESERVE_BYTES: u64 = 1 << 30;
 
 /// Bytes of a page of this machine.
@@ -61,8 +61,9 @@ pub(crate) fn make(root: &Root, path: &AbsPath, bytes: u64) -> Result<(), FileEr
     let wrap = |action| move |source| FileError { action, path: path.to_string(), source };
     let page = page_bytes();
     let header = header(bytes, page).map_err(wrap("describe"))?;
+    let (directory, _) = path.as_str().rsplit_once('/').unwrap_or_default();
     root.write_by(path, 0o600, |file: &mut File| {
-        let (_, free) = root.space().map_err(|error| error.source)?;
+        let (_, free) = root.space_at(directory).map_err(|error| error.source)?;
         if free < bytes.saturating_add(RESERVE_BYTES) {
             let (free, need) = (free >> 20, (bytes.saturating_add(RESERVE_BYTES)) >> 20);
             let text = format!("SwapSpaceMissing: {free} MiB are free, {need} MiB are needed with what must stay free");

@@ -3,10 +3,15 @@
 //! We speak to systemd's private socket, peer to peer, as `systemctl` does for root: it is there before dbus-daemon and
 //! still there when dbus-daemon is dead. Below another root the socket is that root's, so tests bring their own systemd.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use thiserror::Error;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use zbus::proxy::CacheProperties;
 use zbus::zvariant::OwnedObjectPath;
@@ -217,7 +222,20 @@ impl std::fmt::Display for UnitStatus {
 #[derive(Debug)]
 pub struct Units {
     connection: zbus::Connection,
+    reloads: Arc<Reloads>,
 }
+
+/// A reload that begins after a unit's file was written makes that file known, whoever asked for it. The steps of a stage ask at
+/// once, and a reload takes seconds on a busy machine.
+#[derive(Debug, Default)]
+struct Reloads {
+    asked: AtomicU64,
+    /// How many of those that asked the last reload was for.
+    done: Mutex<u64>,
+}
+
+/// Of each systemd, by its socket.
+static RELOADS: std::sync::Mutex<BTreeMap<PathBuf, Arc<Reloads>>> = std::sync::Mutex::new(BTreeMap::new());
 
 impl Units {
     /// Connects to the systemd of a root.
@@ -231,7 +249,22 @@ impl Units {
             |source: Box<dyn std::error::Error + Send + Sync>| UnitError::Connect { socket: socket.clone(), source };
         let connect = timeout(ANSWER_LIMIT, private_socket::connect(&path)).await;
         let connection = connect.map_err(|error| wrap(error.into()))?.map_err(|error| wrap(error.into()))?;
-        Ok(Self { connection })
+        let reloads =
+            Arc::clone(RELOADS.lock().unwrap_or_else(PoisonError::into_inner).entry(path.clone()).or_default());
+        Ok(Self { connection, reloads })
+    }
+
+    /// Lets systemd read all unit files, unless somebody else did so since this was asked for.
+    async fn reload(&self, manager: &ManagerProxy<'_>, unit: &str) -> Result<(), UnitError> {
+        let number = self.reloads.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut done = self.reloads.done.lock().await;
+        if *done >= number {
+            return Ok(());
+        }
+        let asked = self.reloads.asked.load(Ordering::SeqCst);
+        answered(manager.reload()).await.map_err(call("reload for", unit))?;
+        *done = asked;
+        Ok(())
     }
 
     /// What systemd knows of a unit.
@@ -270,7 +303,7 @@ impl Units {
     pub async fn restart(&self, unit: &str, wait_for_ready: bool, limit: Duration) -> Result<(), UnitError> {
         let manager = self.manager().await.map_err(call("find", unit))?;
         // Always: systemd (252) does not notice the first drop-in in a directory that is new to it.
-        answered(manager.reload()).await.map_err(call("reload for", unit))?;
+        self.reload(&manager, unit).await?;
         let status = self.status(unit).await?;
         if status.load != "loaded" {
             return Err(UnitError::NotFound { unit: unit.to_owned(), load_state: status.load });
@@ -312,7 +345,7 @@ impl Units {
             }
         }
         answered(manager.enable_unit_files(&[unit], false, false)).await.map_err(call("enable", unit))?;
-        answered(manager.reload()).await.map_err(call("reload for", unit))?;
+        self.reload(&manager, unit).await?;
         self.job(&manager, Verb::Start, unit, limit).await
     }
 
@@ -324,7 +357,7 @@ impl Units {
         let manager = self.manager().await.map_err(call("find", unit))?;
         if self.file_state(unit).await?.is_some_and(|state| state.starts_with("enabled")) {
             answered(manager.disable_unit_files(&[unit], false)).await.map_err(call("disable", unit))?;
-            answered(manager.reload()).await.map_err(call("reload for", unit))?;
+            self.reload(&manager, unit).await?;
         }
         self.job(&manager, Verb::Stop, unit, limit).await
     }
@@ -335,7 +368,7 @@ impl Units {
     /// When it is not done within `limit`.
     pub async fn reload_or_restart(&self, unit: &str, limit: Duration) -> Result<(), UnitError> {
         let manager = self.manager().await.map_err(call("find", unit))?;
-        answered(manager.reload()).await.map_err(call("reload for", unit))?;
+        self.reload(&manager, unit).await?;
         self.job(&manager, Verb::ReloadOrTryRestart, unit, limit).await
     }
 

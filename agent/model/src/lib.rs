@@ -7,6 +7,7 @@
 pub mod clouds;
 pub mod config;
 pub mod facts;
+pub mod image;
 pub mod kubernetes;
 pub mod monitor;
 pub mod os;

@@ -1,5 +1,7 @@
 //! A scratch root that looks like a freshly booted VM, for tests that run the real agent below it.
 
+pub mod corpus;
+pub mod network;
 pub mod node;
 
 use std::collections::BTreeMap;
@@ -191,6 +193,8 @@ impl ScratchRoot {
                 | Want::Absent { path }
                 | Want::Choice { path, .. }
                 | Want::Block { path, .. }
+                | Want::FileIfAbsent { path, .. }
+                | Want::Copied { to: path, .. }
                 | Want::SwapFile { path, .. }
                 | Want::TrustStore { bundle: path, .. } => {
                     state.insert(path.to_string(), self.describe(path.as_str()));
@@ -201,9 +205,21 @@ impl ScratchRoot {
                 Want::Unit { name, .. } => {
                     state.insert((*name).to_owned(), self.describe(&format!("/run/nap-agent/stamps/{name}")));
                 }
+                // Two runs make two keys; that both files are there is what is the same. Whether they fit, the executor has looked.
+                Want::SelfSigned { certificate, key, .. } => {
+                    for path in [certificate, key] {
+                        let described = self.describe(path.as_str());
+                        let mode = described.split(' ').next().unwrap_or_default();
+                        state.insert(path.to_string(), mode.to_owned());
+                    }
+                }
                 Want::NoExpiry { .. } => _ = state.insert("shadow".to_owned(), self.describe("/etc/shadow")),
                 // Below a scratch root there is no kernel whose filter would be ours.
-                Want::Reread { .. } | Want::Enabled { .. } | Want::Module { .. } | Want::PacketFilter { .. } => {}
+                Want::Volume { .. }
+                | Want::Reread { .. }
+                | Want::Enabled { .. }
+                | Want::Module { .. }
+                | Want::PacketFilter { .. } => {}
             }
         }
         state

@@ -151,3 +151,27 @@ async fn a_dry_run_writes_nothing_and_the_boot_changes_what_it_said() {
     said.sort();
     assert_eq!(done, said);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_acted_on_is_one_line_of_the_log_and_whole_in_the_report() {
+    let node = Node::new(api_options()).await;
+    let mut document = node.bootstrap();
+    document["storage"] = json!({"a": 1});
+    document["fromTheFuture"] = json!(1);
+    node.hand_over(document.to_string().as_bytes());
+    let boot = node.agent(&["boot"]).await;
+    assert_eq!(boot.status.code(), Some(0), "{}", text(&boot));
+    let said = text(&boot);
+    let lines: Vec<_> =
+        said.lines().filter(|line| line.contains("storage") || line.contains("fromTheFuture")).collect();
+    let [line] = lines[..] else { panic!("{lines:?}") };
+    assert!(line.contains("count=2") && line.contains("fromTheFuture, storage"), "{line}");
+    let decoded = text(&node.agent(&["decode"]).await);
+    let mut warnings = decoded.lines().filter_map(|line| line.strip_prefix("warning: ")).collect::<Vec<_>>();
+    assert_eq!(warnings.len(), 2, "{decoded}");
+    warnings.sort_unstable();
+    let report = node.report();
+    let mut told: Vec<_> = report["Warnings"].as_array().unwrap().iter().filter_map(|text| text.as_str()).collect();
+    told.sort_unstable();
+    assert_eq!(told, warnings);
+}

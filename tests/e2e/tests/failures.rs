@@ -72,6 +72,46 @@ async fn containerd_missing() {
     fails(&node, "ContainerdBinaryMissing", 28, Duration::from_secs(5)).await;
 }
 
+/// A node whose image has this inventory.
+async fn with_inventory(inventory: Value) -> Node {
+    let node = Node::new(api_options()).await;
+    node.root.write("/etc/nap-agent/image.json", &inventory.to_string());
+    node
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_image_has_another_kubernetes_version() {
+    let node = with_inventory(json!({"programs": {"kubelet": "1.35.4", "containerd": "2.1.9"}})).await;
+    node.hand_over(node.bootstrap().to_string().as_bytes());
+    fails(&node, "ImageLacksKubernetesVersion", 65, Duration::from_secs(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_image_has_no_runc() {
+    let node = with_inventory(
+        json!({"programs": {"kubelet": "1.36.2", "containerd": "2.1.9"}, "tools": {"/usr/sbin/nft": ""}}),
+    )
+    .await;
+    node.hand_over(node.bootstrap().to_string().as_bytes());
+    fails(&node, "ImageLacksProgram", 65, Duration::from_secs(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_image_has_no_plugin_of_the_pod_network() {
+    let node =
+        with_inventory(json!({"programs": {"kubelet": "1.36.2", "containerd": "2.1.9"}, "cniPlugins": ["portmap"]}))
+            .await;
+    let mut document = node.bootstrap();
+    document["network"] = json!({"mode": "nodeSubnet"});
+    node.hand_over(document.to_string().as_bytes());
+    fails(&node, "ImageLacksCniPlugin", 65, Duration::from_secs(2)).await;
+    let error = node.report()["Error"].to_string();
+    assert!(
+        error.contains("azure-vnet;") && error.contains("azure-vnet-ipam;") && !error.contains("portmap;"),
+        "{error}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_trust_store_cannot_be_made() {
     let node = Node::new(api_options()).await;

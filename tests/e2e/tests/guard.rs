@@ -22,6 +22,11 @@ struct Guarded {
 async fn guarded() -> Guarded {
     let node = Node::new(api_options()).await;
     node.hand_over(node.bootstrap().to_string().as_bytes());
+    guarding(node).await
+}
+
+/// Boots a node, and leaves it to its guard.
+async fn guarding(node: Node) -> Guarded {
     let boot = node.agent(&["boot"]).await;
     assert_eq!(boot.status.code(), Some(0), "{}", text(&boot));
     let port = free_port();
@@ -66,6 +71,11 @@ async fn what_drifts_comes_back() {
         std::fs::write(guarded.node.path(path), "drifted\n").unwrap();
         guarded.until(path, async |guarded| guarded.file_is(path, &wanted)).await;
     }
+    let [certificate, key] = ["crt", "key"].map(|end| format!("/etc/kubernetes/certs/kubeletserver.{end}"));
+    let first = guarded.node.root.read(&certificate);
+    std::fs::remove_file(guarded.node.path(&key)).unwrap();
+    let is_anew = async |guarded: &Guarded| !guarded.file_is(&certificate, &first) && guarded.node.path(&key).exists();
+    guarded.until("another pair", is_anew).await;
     let path = "/etc/containerd/config.toml";
     let wanted = guarded.node.root.read(path);
     std::fs::remove_file(guarded.node.path(path)).unwrap();
@@ -126,4 +136,28 @@ async fn a_node_that_registers_late_is_completed_and_kept() {
     guarded.until("readyz", async |guarded| guarded.get("/readyz").await).await;
     assert_eq!(guarded.node.report()["ExitCode"], "0");
     assert!(!guarded.node.path("/var/lib/kubelet/bootstrap-kubeconfig").exists(), "the token has done its work");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_api_server_that_moves_is_followed() {
+    let tag = |address: &str| vec![("AKSapiServerIPAddress".to_owned(), address.to_owned())];
+    let node = Node::new(api_options()).await;
+    node.imds.update(|instance| instance.tags = tag("127.0.0.5"));
+    let mut document = node.bootstrap();
+    document["cluster"]["apiServer"] = json!(node.api.url().replace("127.0.0.1", "localhost"));
+    document["network"]["privateAPIServer"] = json!(true);
+    node.hand_over(document.to_string().as_bytes());
+    let guarded = guarding(node).await;
+    let names = |guarded: &Guarded, address: &str| {
+        guarded.node.root.read("/etc/hosts").lines().any(|line| line == format!("{address} localhost"))
+    };
+    assert!(names(&guarded, "127.0.0.5"));
+
+    let before = guarded.node.imds.requests().len();
+    guarded.node.imds.update(|instance| instance.tags = tag("127.0.0.6"));
+    guarded.until("the other address", async |guarded| names(guarded, "127.0.0.6")).await;
+    assert!(!names(&guarded, "127.0.0.5"), "the old one is gone");
+    let asked = guarded.node.imds.requests().len() - before;
+    assert!((1..=3).contains(&asked), "a look every 200 ms asks IMDS only every 15 s: {asked} requests");
+    guarded.until("readyz", async |guarded| guarded.get("/readyz").await).await;
 }

@@ -1,6 +1,6 @@
 //! LocalDNS by the real binary: the supervisor in a network of its own, and boots with and without a cache that comes up.
 //!
-//! A test that needs a network starts itself again below `unshare --net`, which needs root and iproute2; without, it prints SKIPPED.
+//! The supervisor's tests run in a network of their own: [`nap_e2e::network`].
 
 use std::io::Read as _;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -23,26 +23,11 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const BEFORE: &str = "search a.b\nnameserver 10.9.0.53\n";
 const UPSTREAMS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 9, 0, 53), Ipv4Addr::new(10, 9, 0, 54)];
 
-/// Runs a test in a network of its own.
+/// The upstreams' addresses.
+const ADDRESSES: &str = "ip link set lo up && ip address add 10.9.0.53/32 dev lo && ip address add 10.9.0.54/32 dev lo";
+
 fn in_own_network(name: &str, test: fn()) {
-    const INSIDE: &str = "NAP_OWN_NETWORK";
-    if std::env::var_os(INSIDE).is_some() {
-        return test();
-    }
-    let setup = "ip link set lo up && ip address add 10.9.0.53/32 dev lo && ip address add 10.9.0.54/32 dev lo";
-    let unshared = |then: &str| {
-        let mut command = Command::new("unshare");
-        command.args(["--net", "sh", "-c", &format!("{setup} && {then}"), "sh"]);
-        command
-    };
-    if !unshared("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
-        return say(&format!("SKIPPED {name}: a network of its own needs root, unshare and ip"));
-    }
-    let mut again = unshared("exec \"$@\"");
-    again.arg(std::env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]).env(INSIDE, "1");
-    let output = again.output().unwrap();
-    assert!(output.status.success(), "{}", text(&output));
-    say(String::from_utf8_lossy(&output.stdout).trim());
+    nap_e2e::network::in_own_network(name, ADDRESSES, test);
 }
 
 #[expect(clippy::print_stdout, reason = "whoever reads a test's output should know that it did not run")]

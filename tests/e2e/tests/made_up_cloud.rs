@@ -1,16 +1,14 @@
 //! In a cloud that nobody has heard of, a boot contacts nobody but what its configuration names.
 //!
 //! The whole world of the test is on the loopback of a network namespace of its own, whose default route leads into an interface where
-//! every packet is caught. Needs root.
+//! every packet is caught.
 
-use std::io::{Read, Write};
-use std::process::Command;
+use std::io::Read;
 
+use nap_e2e::network::in_own_network;
 use nap_e2e::node::{Node, api_options, text};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use serde_json::json;
-
-const INSIDE: &str = "NAP_INSIDE_NAMESPACE";
 
 /// A way out that leads nowhere, caught on the way. 10.200.0.0/24 exists only in the namespace.
 const WAY_OUT: &str = "ip link set lo up && ip link add out type veth peer name gone && ip link set gone up && ip addr add 10.200.0.2/24 dev out && \
@@ -18,23 +16,10 @@ const WAY_OUT: &str = "ip link set lo up && ip link add out type veth peer name 
 
 #[test]
 fn a_boot_in_a_made_up_cloud_contacts_no_public_host() {
-    if std::env::var_os(INSIDE).is_some() {
+    in_own_network("a_boot_in_a_made_up_cloud_contacts_no_public_host", WAY_OUT, || {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        return runtime.block_on(inside());
-    }
-    if !nix::unistd::Uid::effective().is_root() {
-        // Also when it passes: the harness swallows only what `println!` says.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: a network namespace needs root"); // nobody listens: nobody needs to know
-        return;
-    }
-    let this = std::env::current_exe().unwrap();
-    let status = Command::new("unshare")
-        .args(["--net", "--", "sh", "-c", &format!("{WAY_OUT} && exec \"$0\" \"$@\"")])
-        .arg(this)
-        .args(["--exact", "a_boot_in_a_made_up_cloud_contacts_no_public_host", "--nocapture"])
-        .env(INSIDE, "1")
-        .status();
-    assert!(status.unwrap().success());
+        runtime.block_on(inside());
+    });
 }
 
 async fn inside() {

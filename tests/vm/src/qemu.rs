@@ -30,6 +30,10 @@ pub struct VmOptions {
     pub vm_id: String,
     /// Addresses that lead out of the guest.
     pub forwards: Vec<Forward>,
+    /// Disks beside the OS disk.
+    pub disks: Vec<DataDisk>,
+    /// More of the kernel's command line.
+    pub kernel_arguments: String,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// Virtual CPUs.
@@ -45,10 +49,40 @@ impl VmOptions {
             disc: None,
             vm_id: vm_id.to_owned(),
             forwards: Vec::new(),
+            disks: Vec::new(),
+            kernel_arguments: String::new(),
             memory_mib: 2048,
             cpus: 2,
         }
     }
+}
+
+/// A disk beside the OS disk: a file of the VM's folder, `NAME.raw`, which is there as long as that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataDisk {
+    /// Its serial number in the guest.
+    pub name: String,
+    /// Size in bytes; the file has holes.
+    pub bytes: u64,
+    /// Files that are copied into it, each at its offset in bytes.
+    pub content: Vec<(u64, PathBuf)>,
+    /// How it is attached.
+    pub bus: Bus,
+}
+
+/// How a disk is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    /// As a virtio disk.
+    Virtio,
+    /// As this namespace of an NVMe controller with this number. Its model is QEMU's: only the kernel's own NVMe target can have
+    /// another.
+    Nvme {
+        /// Number of the controller.
+        controller: u32,
+        /// Namespace id.
+        namespace: u32,
+    },
 }
 
 /// An address in the guest's network behind which a server of this machine answers.
@@ -76,6 +110,7 @@ impl Forward {
 pub(crate) struct Files {
     pub(crate) disk: PathBuf,
     pub(crate) disc: Option<PathBuf>,
+    pub(crate) folder: PathBuf,
     pub(crate) shell: PathBuf,
     pub(crate) monitor: PathBuf,
 }
@@ -86,8 +121,10 @@ pub(crate) fn command(image: &Image, options: &VmOptions, files: &Files) -> Resu
     qemu.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64", "-name"]).arg(&options.name);
     machine(&mut qemu, options);
     qemu.arg("-kernel").arg(&image.kernel);
-    qemu.args(["-append", "console=ttyS0 root=/dev/nvme0n1 rw rootwait net.ifnames=0 panic=1 SYSTEMD_COLORS=0"]);
+    let arguments = "console=ttyS0 root=/dev/nvme0n1 rw rootwait net.ifnames=0 panic=1 SYSTEMD_COLORS=0";
+    qemu.args(["-append", format!("{arguments} {}", options.kernel_arguments).trim_end()]);
     disks(&mut qemu, files);
+    data_disks(&mut qemu, options, files);
     network(&mut qemu, &options.forwards)?;
     sockets(&mut qemu, files);
     Ok(qemu)
@@ -111,6 +148,30 @@ fn disks(qemu: &mut Command, files: &Files) {
         let drive = format!("file={},format=raw,media=cdrom,if=ide,readonly=on", disc.display());
         qemu.args(["-drive", &drive]);
     }
+}
+
+fn data_disks(qemu: &mut Command, options: &VmOptions, files: &Files) {
+    let mut controllers = Vec::new();
+    for DataDisk { name, bus, .. } in &options.disks {
+        let path = escaped(&data_disk(&files.folder, name));
+        qemu.args(["-drive", &format!("file={path},format=raw,if=none,id={name},cache=unsafe,discard=unmap")]);
+        let device = match bus {
+            Bus::Virtio => format!("virtio-blk-pci,drive={name},serial={name}"),
+            Bus::Nvme { controller, namespace } => {
+                if !controllers.contains(controller) {
+                    controllers.push(*controller);
+                    qemu.args(["-device", &format!("nvme,id=nvme{controller},serial=controller-{controller}")]);
+                }
+                format!("nvme-ns,drive={name},nsid={namespace},bus=nvme{controller}")
+            }
+        };
+        qemu.args(["-device", &device]);
+    }
+}
+
+/// The file of a disk in the VM's folder.
+pub(crate) fn data_disk(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.raw"))
 }
 
 fn network(qemu: &mut Command, forwards: &[Forward]) -> Result<(), VmError> {

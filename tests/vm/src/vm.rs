@@ -1,11 +1,15 @@
 //! A running VM.
 
 use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use crate::console::Console;
@@ -15,7 +19,7 @@ use crate::lines::{Deadline, Listening, Unanswered};
 use crate::monitor::Monitor;
 use crate::qemu::{self, Files};
 use crate::shell::Shell;
-use crate::{Image, Output, VmError, VmOptions, program};
+use crate::{DataDisk, Image, Output, VmError, VmOptions, program};
 
 /// For QEMU to come up and connect its sockets, or to go down when told so.
 const QEMU_LIMIT: Duration = Duration::from_secs(30);
@@ -77,10 +81,12 @@ impl Vm {
     pub fn start_with(lock: VmLock, image: &Image, options: &VmOptions) -> Result<Self, VmError> {
         let folder = fresh_folder(&options.name)?;
         let disk = Disk::create(&image.disk, folder.join("disk.raw"), &options.overlay)?;
+        options.disks.iter().try_for_each(|disk| write_data_disk(&folder, disk))?;
         let sockets = tempfile::tempdir().map_err(VmError::file("create a folder for the sockets of", &folder))?;
         let files = Files {
             disk: disk.path().to_owned(),
             disc: write_disc(&folder, options)?,
+            folder: folder.clone(),
             shell: sockets.path().join("shell"),
             monitor: sockets.path().join("monitor"),
         };
@@ -165,6 +171,13 @@ impl Vm {
         &self.disk
     }
 
+    /// SHA-256 of what a disk beside the OS disk holds, as this machine sees it: where data is, and which. A hole that was filled with
+    /// zeroes counts as a change. Sync in the guest first.
+    pub fn data_disk_digest(&self, name: &str) -> Result<String, VmError> {
+        let path = qemu::data_disk(&self.folder, name);
+        digest_of_data(&path).map_err(VmError::file("read", path))
+    }
+
     /// Where the VM's disk and logs lie.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -237,6 +250,47 @@ fn write_disc(folder: &Path, options: &VmOptions) -> Result<Option<PathBuf>, VmE
     let path = folder.join("ovf.iso");
     disc.write(&path)?;
     Ok(Some(path))
+}
+
+fn write_data_disk(folder: &Path, disk: &DataDisk) -> Result<(), VmError> {
+    let path = qemu::data_disk(folder, &disk.name);
+    let made = File::create(&path).and_then(|file| file.set_len(disk.bytes));
+    made.map_err(VmError::file("create", &path))?;
+    for (offset, from) in &disk.content {
+        let seek = ["oflag=seek_bytes".to_owned(), format!("seek={offset}")];
+        let files = [format!("if={}", from.display()), format!("of={}", path.display())];
+        let options = ["bs=1M", "conv=notrunc,sparse", "status=none"].map(str::to_owned);
+        let arguments: Vec<String> = files.into_iter().chain(seek).chain(options).collect();
+        program::run(Path::new("dd"), &arguments, QEMU_LIMIT)?;
+    }
+    Ok(())
+}
+
+/// Holes are skipped, so that a disk of many GiB takes as long as what is on it.
+fn digest_of_data(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut at = 0;
+    loop {
+        let start = match lseek(&file, at, Whence::SeekData) {
+            Err(Errno::ENXIO) => break,
+            other => other?,
+        };
+        let end = lseek(&file, start, Whence::SeekHole)?;
+        hash.update(start.to_le_bytes());
+        hash.update(end.to_le_bytes());
+        file.seek(SeekFrom::Start(start.unsigned_abs()))?;
+        let mut part = (&mut file).take(end.abs_diff(start));
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match part.read(&mut buffer)? {
+                0 => break,
+                length => hash.update(&buffer[..length]),
+            }
+        }
+        at = end;
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn spawn(image: &Image, options: &VmOptions, files: &Files, folder: &Path) -> Result<(Child, Console), VmError> {

@@ -9,7 +9,7 @@ use nap_model::plan::AbsPath;
 use crate::root::{FileError, Root};
 
 /// Bytes of a sector, as `/sys/block/*/size` counts them whatever the disk has. Source: the kernel's include/linux/blk_types.h.
-const SECTOR_BYTES: u64 = 512;
+pub(super) const SECTOR_BYTES: u64 = 512;
 
 /// NVIDIA on the PCI bus.
 const NVIDIA: &str = "0x10de";
@@ -26,8 +26,16 @@ pub(super) fn kernel(root: &Root) -> Result<Kernel, FileError> {
     Ok(Kernel {
         release: root.read_text("/proc/sys/kernel/osrelease")?.unwrap_or_default(),
         fips: root.read_text("/proc/sys/crypto/fips_enabled")?.as_deref() == Some("1"),
+        xfs: has_xfs(root)?,
         cgroup_v2: exists(root, "/sys/fs/cgroup/cgroup.controllers")?,
     })
+}
+
+fn has_xfs(root: &Root) -> Result<bool, FileError> {
+    let known =
+        root.read_text("/proc/filesystems")?.is_some_and(|list| list.lines().any(|line| line.ends_with("\txfs")));
+    let release = root.read_text("/proc/sys/kernel/osrelease")?.unwrap_or_default();
+    Ok(known || !root.names(&format!("/lib/modules/{release}/kernel/fs/xfs"))?.is_empty())
 }
 
 pub(super) fn trust(root: &Root) -> Result<Trust, FileError> {
@@ -112,7 +120,7 @@ pub(super) fn present(root: &Root) -> Result<BTreeSet<String>, FileError> {
     Ok(present)
 }
 
-fn exists(root: &Root, path: &str) -> Result<bool, FileError> {
+pub(super) fn exists(root: &Root, path: &str) -> Result<bool, FileError> {
     let path = AbsPath::try_from(path).expect("paths here are absolute, names in /sys have no dots of their own");
     Ok(root.target(&path)?.is_some())
 }

@@ -6,13 +6,12 @@ use super::aks_kubelet::CONFIG_FILE;
 use super::node_class::{HUGE_PAGES_DEFRAG, HUGE_PAGES_ENABLED};
 use super::shape::Shape::{Any, Bool, Integer, List, Map as MapOf, Object, ProtobufEnum, Text, TextThat, Word};
 use super::shape::{Field, Shape, field};
-use super::{local_dns, rules, sysctls};
+use super::{local_dns, rules, secure_tls, sysctls};
 
 const INT32: Shape = Integer(i32::MIN as i64, i32::MAX as i64);
 const COUNT: Shape = Integer(0, i32::MAX as i64);
 
 const NO_DOWNLOAD: &str = "nothing is downloaded at boot; the image brings it";
-const NO_SECURE_TLS: &str = "kubelet joins with the bootstrap token; secure TLS bootstrapping comes in a later version";
 const UNUSED: &str = "nothing reads it at its owner's either";
 const MANAGED_GPU: &str = "managed GPU nodes (MIG, DCGM, DRA) come in a later version";
 const CREDENTIAL_PROVIDER: &str = "image pulls with the identity of a service account come in a later version";
@@ -104,7 +103,11 @@ const JOIN_METHODS: Shape = ProtobufEnum(&[
 ]);
 
 const BOOTSTRAPPING: &[Field] = &[
-    field("bootstrapping_auth_method", AUTH_METHODS, "Method; whatever it is, the bootstrap token is used."),
+    field(
+        "bootstrapping_auth_method",
+        AUTH_METHODS,
+        "Whether secure TLS bootstrapping is tried before the bootstrap token; other methods are not known.",
+    ),
     field("cluster_join_method", JOIN_METHODS, "What the node joins with.").ignored(UNUSED),
     field(
         "tls_bootstrapping_token",
@@ -112,21 +115,47 @@ const BOOTSTRAPPING: &[Field] = &[
         "Bootstrap token.",
     )
     .secret(),
-    field("secure_tls_bootstrapping_aad_resource", Text, "Secure TLS bootstrapping.").ignored(NO_SECURE_TLS),
-    field("secure_tls_bootstrapping_user_assigned_identity_id", Text, "Secure TLS bootstrapping.")
-        .ignored(NO_SECURE_TLS),
-    field("secure_tls_bootstrapping_custom_client_download_url", Text, "Secure TLS bootstrapping.")
-        .ignored(NO_SECURE_TLS),
-    field("secure_tls_bootstrapping_validate_kubeconfig_timeout", Text, "Secure TLS bootstrapping.")
-        .ignored(NO_SECURE_TLS),
-    field("secure_tls_bootstrapping_get_access_token_timeout", Text, "Secure TLS bootstrapping.")
-        .ignored(NO_SECURE_TLS),
-    field("secure_tls_bootstrapping_get_instance_data_timeout", Text, "Secure TLS bootstrapping.")
-        .ignored(NO_SECURE_TLS),
-    field("secure_tls_bootstrapping_get_nonce_timeout", Text, "Secure TLS bootstrapping.").ignored(NO_SECURE_TLS),
-    field("secure_tls_bootstrapping_get_attested_data_timeout", Text, "Secure TLS bootstrapping.")
-        .ignored(NO_SECURE_TLS),
-    field("secure_tls_bootstrapping_get_credential_timeout", Text, "Secure TLS bootstrapping.").ignored(NO_SECURE_TLS),
+    field(
+        "secure_tls_bootstrapping_aad_resource",
+        TextThat("the id or URI of an Entra application", rules::is_flag_value),
+        "Entra application that the identity asks a token for; AKS' own when absent.",
+    ),
+    field(
+        "secure_tls_bootstrapping_user_assigned_identity_id",
+        TextThat("the client id of a managed identity", rules::is_flag_value),
+        "Managed identity that asks; kubelet's when absent.",
+    ),
+    field("secure_tls_bootstrapping_custom_client_download_url", Text, "Another client.").ignored(NO_DOWNLOAD),
+    field(
+        "secure_tls_bootstrapping_validate_kubeconfig_timeout",
+        TextThat(secure_tls::DURATION, secure_tls::is_duration),
+        "Longest look at a certificate that is there already; 15s when absent.",
+    ),
+    field(
+        "secure_tls_bootstrapping_get_access_token_timeout",
+        TextThat(secure_tls::DURATION, secure_tls::is_duration),
+        "Longest wait for the identity's token; 1m when absent.",
+    ),
+    field(
+        "secure_tls_bootstrapping_get_instance_data_timeout",
+        TextThat(secure_tls::DURATION, secure_tls::is_duration),
+        "Longest wait for IMDS' description of the VM; 15s when absent.",
+    ),
+    field(
+        "secure_tls_bootstrapping_get_nonce_timeout",
+        TextThat(secure_tls::DURATION, secure_tls::is_duration),
+        "Longest wait for the API server's nonce; 15s when absent.",
+    ),
+    field(
+        "secure_tls_bootstrapping_get_attested_data_timeout",
+        TextThat(secure_tls::DURATION, secure_tls::is_duration),
+        "Longest wait for IMDS' attestation; 15s when absent.",
+    ),
+    field(
+        "secure_tls_bootstrapping_get_credential_timeout",
+        TextThat(secure_tls::DURATION, secure_tls::is_duration),
+        "Longest wait for the certificate; 6m when absent.",
+    ),
 ];
 
 const AUTH: &[Field] = &[
@@ -200,8 +229,7 @@ const KUBELET: &[Field] = &[
     field("kubelet_config_file_config", Object(CONFIG_FILE), "Fields of KubeletConfiguration."),
     field("enable_kubelet_config_file", Bool, "Whether those fields count."),
     field("container_data_dir", TextThat("an absolute path", |path| path.starts_with('/')), "containerd's root."),
-    field("kubelet_disk_type", KUBELET_DISKS, "Which disk kubelet uses.")
-        .ignored("this version leaves local disks alone; kubelet stays on the OS disk"),
+    field("kubelet_disk_type", KUBELET_DISKS, "Which disk kubelet and containerd use."),
     field("kubelet_client_key", Text, "Client key instead of a token, base64.").secret().ignored(CLIENT_CERTIFICATE),
     field("kubelet_client_cert_content", Text, "Client certificate instead of a token, base64.")
         .ignored(CLIENT_CERTIFICATE),

@@ -9,6 +9,7 @@ use super::local_dns::{self, LocalDns, Zone};
 use super::machine::{Gpu, HugePages, Network, OperatingSystem, Proxy, Registries, SecondaryNics, Ssh, Ulimits};
 use super::problem::{Findings, entry, quoted};
 use super::rules;
+use super::storage::Storage;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -102,6 +103,14 @@ pub(super) fn gpu(checked: Checked<'_>) -> Gpu {
     Gpu {
         driver: flag("config_gpu_driver") == Some(true) && flag("enable_nvidia") != Some(false),
         device_plugin: flag("gpu_device_plugin") == Some(true),
+    }
+}
+
+/// Local disks.
+pub(super) fn storage(checked: Checked<'_>) -> Storage {
+    match checked.text("kubelet_config.kubelet_disk_type") {
+        Some("KUBELET_DISK_TEMP_DISK") => Storage::temporary(),
+        _ => Storage::default(),
     }
 }
 

@@ -17,6 +17,7 @@ use super::machine::Claims;
 use super::node_bootstrap::{refuse_crossed_thresholds, supported_version};
 use super::node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
 use super::problem::{Findings, quoted};
+use super::secure_tls::{self, SecureTls};
 use super::shape::Shape::Object;
 use super::{kubelet_flags, rules, sysctls};
 use crate::clouds;
@@ -42,6 +43,7 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
     Some(NodeConfig {
         format: Format::AksNodeConfig,
         bootstrap_token: checked.text("bootstrapping_config.tls_bootstrapping_token").map(Into::into),
+        secure_tls: secure_tls(checked),
         node_name: None,
         provider_id: None,
         labels: rules::labels(checked.texts(labels_path), labels_path, findings),
@@ -64,6 +66,7 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         trusted_certificates: aks_machine::trusted_certificates(checked, findings),
         local_dns: aks_machine::local_dns(checked, findings),
         gpu: aks_machine::gpu(checked),
+        storage: aks_machine::storage(checked),
         registries: aks_machine::registries(checked),
         kubelet,
         cloud: cloud(checked, findings),
@@ -83,9 +86,21 @@ fn refuse_half_a_boot(checked: Checked<'_>, findings: &mut Findings) {
 fn warn_of_other_methods(checked: Checked<'_>, findings: &mut Findings) {
     let path = "bootstrapping_config.bootstrapping_auth_method";
     let method = checked.text(path).and_then(|method| method.strip_prefix("BOOTSTRAPPING_AUTH_METHOD_"));
-    if method.is_some_and(|method| !["UNSPECIFIED", "BOOTSTRAP_TOKEN"].contains(&method)) {
-        findings.warn(path, "other methods come in a later version; the bootstrap token is used");
+    if method.is_some_and(|method| !["UNSPECIFIED", "BOOTSTRAP_TOKEN", SECURE_TLS].contains(&method)) {
+        findings.warn(path, "its owner does nothing with this method either; the bootstrap token is used");
     }
+}
+
+const SECURE_TLS: &str = "SECURE_TLS_BOOTSTRAPPING";
+
+fn secure_tls(checked: Checked<'_>) -> Option<SecureTls> {
+    let method = checked.text("bootstrapping_config.bootstrapping_auth_method")?;
+    if method.strip_prefix("BOOTSTRAPPING_AUTH_METHOD_") != Some(SECURE_TLS) {
+        return None;
+    }
+    let text = |name: &str| checked.text(&format!("bootstrapping_config.secure_tls_bootstrapping_{name}"));
+    let limit = |flag: &str| text(&flag.replace('-', "_")).and_then(secure_tls::duration);
+    Some(SecureTls::new(text("aad_resource"), text("user_assigned_identity_id"), limit))
 }
 
 fn cluster(checked: Checked<'_>, kubelet: &Kubelet, findings: &mut Findings) -> Option<Cluster> {

@@ -78,7 +78,6 @@ const ONLY_SAID: &[&str] = &[
     "nodeClass.localDNS.vnetDNSOverrides[].forwardDestination",
     "local_dns_profile.vnet_dns_overrides.*.forward_destination",
     "pre_provision_only",
-    "bootstrapping_config.bootstrapping_auth_method",
 ];
 
 /// What must stand beside a field for it to count: the field's beginning, and the neighbour.
@@ -94,6 +93,12 @@ fn neighbours() -> Vec<(&'static str, &'static str, Value)> {
     let theirs = json!({ZONE: {"serve_stale": "Immediate"}, ".": {}, "cluster.local": {}});
     vec![
         ("nodeClass.linuxOSConfig.swapFileSize", "nodeClass.kubelet.failSwapOn", json!(false)),
+        ("identity.secureTLSBootstrap.", "identity.secureTLSBootstrap", json!({"enabled": true})),
+        (
+            "bootstrapping_config.secure_tls_bootstrapping_",
+            "bootstrapping_config.bootstrapping_auth_method",
+            json!("BOOTSTRAPPING_AUTH_METHOD_SECURE_TLS_BOOTSTRAPPING"),
+        ),
         ("nodeClass.fipsMode", "nodeClass.imageFamily", json!("Ubuntu2204")),
         ("nodeClass.fipsMode", "nodeClass.security.trustedLaunch.vtpm", json!(true)),
         (
@@ -101,6 +106,8 @@ fn neighbours() -> Vec<(&'static str, &'static str, Value)> {
             "nodeClass.localDNS",
             json!({"mode": "Required", "vnetDNSOverrides": ours, "kubeDNSOverrides": ours}),
         ),
+        ("storage.use", "storage.localDisks", json!("auto")),
+        ("storage.copyLimitMiB", "storage.localDisks", json!("auto")),
         ("cloud.environmentDocument", "cloud.environment", json!("AzureStackCloud")),
         ("cloud.environment", "containerd.sandboxImage", json!("registry.example/pause:1")),
         ("proxy.noProxy", "proxy.http", json!("http://p:1")),
@@ -241,7 +248,7 @@ const WARNED: &str = "a warning";
 
 /// A machine on which every question about it has an answer.
 fn facts() -> Facts {
-    let mut facts: Facts = serde_json::from_str(include_str!("../../testdata/ubuntu-2404.json")).unwrap();
+    let mut facts: Facts = serde_json::from_str(include_str!("../../testdata/ubuntu-2404-local-disks.json")).unwrap();
     facts.programs.kubelet = "1.34.2".try_into().ok();
     facts.trust = Trust::default();
     facts.gpu = Some(Gpu { devices: 1, module: Some("1.2".into()), library: Some("1.2".into()) });
@@ -313,6 +320,10 @@ fn script_table(page: &mut String, fields: &[(Leaf, String)]) {
         let (field, effect) = match row.meaning {
             Meaning::Ignored(why) => (String::new(), format!("ignored: {why}")),
             Meaning::Switch(fields) => (fields.join(", "), "when `false`, these do not count".to_owned()),
+            Meaning::Corefile(fields) => {
+                let fields = fields.map(|field| format!("`{field}`"));
+                (fields.join(", "), "as the fields below them; the first of such variables counts".to_owned())
+            }
             Meaning::Field(field, _) => {
                 let below = format!("{field}.");
                 let mut of_field =

@@ -5,6 +5,7 @@ mod aks_kubelet;
 mod aks_machine;
 mod aks_node_config;
 pub mod carrier;
+mod corefile;
 mod document;
 mod kubelet_flags;
 mod local_dns;
@@ -17,8 +18,10 @@ pub mod problem;
 pub(crate) mod rules;
 mod script_variables;
 mod scriptless;
+mod secure_tls;
 pub mod shape;
 mod shell_words;
+mod storage;
 mod sysctls;
 mod write_files;
 mod yaml;
@@ -33,7 +36,9 @@ pub use machine::{
 };
 pub use node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
 use problem::Findings;
+pub use secure_tls::SecureTls;
 use shape::{Naming, Shape};
+pub use storage::{LocalDisks, Storage, Use};
 
 /// What a custom data holds.
 #[derive(Debug)]

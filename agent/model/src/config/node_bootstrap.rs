@@ -12,9 +12,10 @@ use super::machine::{Network, OperatingSystem, Proxy, Registries, SecondaryNics,
 use super::node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
 use super::problem::{Findings, quoted};
 use super::rules;
+use super::secure_tls::SecureTls;
 use super::shape::Shape::{Any, Bool, Integer, List, Map as MapOf, Object, Text, TextThat, Word};
 use super::shape::{Field, Shape, field};
-use super::{kubelet_flags, node_class, sysctls};
+use super::{kubelet_flags, node_class, storage, sysctls};
 use crate::clouds;
 use crate::kubernetes::{KubernetesVersion, NodeName};
 
@@ -34,7 +35,7 @@ pub(super) const SHAPE: Shape = Object(&[
     field("trust", Object(TRUST), "Additional certificate authorities, for the whole machine."),
     field("proxy", Object(PROXY), "HTTP proxy of containerd, kubelet and the package manager."),
     field("registries", Object(REGISTRIES), "Where images come from."),
-    field("storage", Any, "Local disks.").ignored("this version leaves local disks alone"),
+    field("storage", Object(storage::FIELDS), "Local disks of the VM."),
     field("health", Any, "The health endpoint.").ignored("the endpoint's settings are flags of `nap-agent guard`"),
 ]);
 
@@ -63,6 +64,32 @@ const IDENTITY: &[Field] = &[
         "Token with which kubelet asks for its certificate.",
     )
     .secret(),
+    field(
+        "secureTLSBootstrap",
+        Object(&[
+            field(
+                "enabled",
+                Bool,
+                "Whether kubelet gets its certificate by the node's attested identity, by AKS' client in the image; the bootstrap token is what is left when that fails.",
+            ),
+            field(
+                "aadResource",
+                TextThat("the id or URI of an Entra application", rules::is_flag_value),
+                "Entra application that the identity asks a token for; AKS' own when absent.",
+            ),
+            field(
+                "identityClientID",
+                TextThat("the client id of a managed identity", rules::is_flag_value),
+                "Managed identity that asks; kubelet's when absent.",
+            ),
+            field(
+                "deadlineSeconds",
+                Integer(1, 480),
+                "Longest run of the client, at most half of the boot; 480 when absent, as the client's own limits are.",
+            ),
+        ]),
+        "Secure TLS bootstrapping.",
+    ),
     field("kubeletIdentityClientID", Text, "Client id of the managed identity of kubelet."),
     field("servicePrincipalID", Text, "Service principal instead of a managed identity."),
     field("servicePrincipalSecret", Text, "Its secret.").secret(),
@@ -217,6 +244,7 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
     Some(NodeConfig {
         format: Format::NodeBootstrap,
         bootstrap_token: checked.text("identity.bootstrapToken").map(Into::into),
+        secure_tls: secure_tls(checked),
         node_name: checked.text("node.name").and_then(|name| findings.parse::<NodeName>("node.name", name)),
         provider_id: checked.text("node.providerID").map(str::to_owned),
         labels: rules::labels(checked.texts("node.labels"), "node.labels", findings),
@@ -235,11 +263,25 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         trusted_certificates: trusted_certificates(checked, findings),
         local_dns: node_class::local_dns(checked, findings),
         gpu: node_class::gpu(checked),
+        storage: storage::read(checked),
         registries: Registries { bootstrap: checked.text("registries.bootstrap").map(str::to_owned) },
         cloud: cloud(checked),
         boot: boot(checked),
         cluster: cluster?,
     })
+}
+
+fn secure_tls(checked: Checked<'_>) -> Option<SecureTls> {
+    if checked.flag("identity.secureTLSBootstrap.enabled") != Some(true) {
+        return None;
+    }
+    let text = |name: &str| checked.text(&format!("identity.secureTLSBootstrap.{name}"));
+    let mut client = SecureTls::new(text("aadResource"), text("identityClientID"), |_| None);
+    let seconds = checked.number("identity.secureTLSBootstrap.deadlineSeconds");
+    if let Some(seconds) = seconds.and_then(|seconds| u64::try_from(seconds).ok()) {
+        client.deadline = Duration::from_secs(seconds);
+    }
+    Some(client)
 }
 
 fn cluster(checked: Checked<'_>, findings: &mut Findings) -> Option<Cluster> {

@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 use super::carrier::Format;
 use super::local_dns::LocalDns;
 use super::machine::{Claims, Gpu, Network, OperatingSystem, Proxy, Registries};
+use super::secure_tls::SecureTls;
+use super::storage::Storage;
 use crate::kubernetes::{KubernetesVersion, LabelKey, LabelValue, NodeName, Taint};
 use crate::secret::SecretString;
 
@@ -23,6 +25,8 @@ pub struct NodeConfig {
     pub cluster: Cluster,
     /// The bootstrap token; absent once the node has its certificate.
     pub bootstrap_token: Option<SecretString>,
+    /// Secure TLS bootstrapping, which comes before the token; absent when nobody asked for it.
+    pub secure_tls: Option<SecureTls>,
     /// The node's name; the host name when absent.
     pub node_name: Option<NodeName>,
     /// The provider id, byte for byte as the NodeClaim has it; derived when absent.
@@ -53,6 +57,8 @@ pub struct NodeConfig {
     pub local_dns: Option<LocalDns>,
     /// GPU driver.
     pub gpu: Gpu,
+    /// Local disks.
+    pub storage: Storage,
     /// Where images come from.
     pub registries: Registries,
     /// What `azure.json` says.

@@ -19,6 +19,8 @@ pub(super) enum Meaning {
     Field(&'static str, Kind),
     /// When `false`, these fields do not count.
     Switch(&'static [&'static str]),
+    /// base64 of a Corefile, whose zones are these two fields; the first of such variables that a script has counts.
+    Corefile(&'static [&'static str; 2]),
     /// Nothing, for a reason that a person can read.
     Ignored(&'static str),
 }
@@ -61,6 +63,13 @@ const fn switch(variable: &'static str, paths: &'static [&'static str]) -> Row {
     Row { variable, meaning: Meaning::Switch(paths) }
 }
 
+const fn corefile(variable: &'static str) -> Row {
+    Row {
+        variable,
+        meaning: Meaning::Corefile(&["local_dns_profile.vnet_dns_overrides", "local_dns_profile.kube_dns_overrides"]),
+    }
+}
+
 const fn ignored(variable: &'static str, why: &'static str) -> Row {
     Row { variable, meaning: Meaning::Ignored(why) }
 }
@@ -69,8 +78,7 @@ const fn ignored(variable: &'static str, why: &'static str) -> Row {
 pub(super) const OF_SCRIPTS: &str = "it is a path or a switch of the scripts that nap-agent replaces";
 const OBSERVED: &str = "it is observed on the node";
 const OTHER_VARIABLES: &str = "other variables say the same";
-const COREFILE: &str =
-    "nap-agent writes LocalDNS' Corefile itself, with AKS' default zones; only the other two formats can carry zones";
+const OTHER_COREFILE: &str = "the zones of LocalDNS are read from LOCALDNS_COREFILE_BASE";
 const GPU_IMAGE: &str = "the image brings the GPU driver; none is installed at boot";
 const GONE: &str = "what it is for is gone from AKS";
 const NEWLY_DEPRECATED: &str = "its owner deprecates it";
@@ -364,10 +372,10 @@ pub(super) const ROWS: &[Row] = &[
         "local_dns_profile.hosts_plugin_refresh_interval_in_seconds",
         Kind::Number,
     ),
-    ignored("LOCALDNS_GENERATED_COREFILE", COREFILE),
-    ignored("LOCALDNS_COREFILE_BASE", COREFILE),
-    ignored("LOCALDNS_COREFILE_EXPERIMENTAL", COREFILE),
-    ignored("LOCALDNS_COREFILE_WITH_HOSTS", COREFILE),
+    corefile("LOCALDNS_COREFILE_BASE"),
+    corefile("LOCALDNS_GENERATED_COREFILE"),
+    ignored("LOCALDNS_COREFILE_EXPERIMENTAL", OTHER_COREFILE),
+    ignored("LOCALDNS_COREFILE_WITH_HOSTS", OTHER_COREFILE),
     // GPU.
     field("GPU_NODE", "gpu_config.enable_nvidia", Kind::Bool),
     field("CONFIG_GPU_DRIVER_IF_NEEDED", "gpu_config.config_gpu_driver", Kind::Bool),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::aks_kubelet::CONFIG_FILE;
+use super::corefile;
 use super::local_dns;
 use super::problem::{Findings, quoted};
 use super::script_variables::{Kind, Meaning, OF_SCRIPTS, ROWS};
@@ -63,6 +64,7 @@ pub(super) fn translate(script: &str) -> Translated {
         translation.assignment(name, assignment);
     }
     translation.certificates(&assigned);
+    translation.corefile(&assigned);
     translation.switches(&assigned);
     translation.commands(&script.statements);
     Translated { value: translation.value, findings: translation.findings }
@@ -88,9 +90,13 @@ fn variable_of(path: &str) -> String {
     let begins = |whole: &str, part: &str| {
         whole.strip_prefix(part).filter(|rest| rest.is_empty() || rest.starts_with(['.', '['])).map(str::to_owned)
     };
-    let mut fields = ROWS.iter().filter_map(|row| match row.meaning {
-        Meaning::Field(field, _) => Some((row.variable, field)),
-        Meaning::Switch(_) | Meaning::Ignored(_) => None,
+    let mut fields = ROWS.iter().flat_map(|row| {
+        let fields = match &row.meaning {
+            Meaning::Field(field, _) => std::slice::from_ref(field),
+            Meaning::Corefile(fields) => fields.as_slice(),
+            Meaning::Switch(_) | Meaning::Ignored(_) => &[],
+        };
+        fields.iter().map(|field| (row.variable, *field))
     });
     let inside = fields.clone().find_map(|(variable, field)| Some(format!("{variable}{}", begins(path, field)?)));
     let around = || fields.find(|(_, field)| begins(field, path).is_some()).map(|(variable, _)| variable.to_owned());
@@ -139,7 +145,7 @@ impl Translation {
             return self.findings.warn(name, "unknown variable, ignored");
         };
         match &row.meaning {
-            Meaning::Switch(_) => {}
+            Meaning::Switch(_) | Meaning::Corefile(_) => {}
             Meaning::Ignored(why) => {
                 // The scripts' own variables say nothing about the node, and every script has them.
                 if !says_nothing(&assignment.value) && *why != OF_SCRIPTS {
@@ -191,6 +197,35 @@ impl Translation {
         }
         if !certificates.is_empty() {
             self.set(CERTIFICATES, Value::Array(certificates));
+        }
+    }
+
+    /// A Corefile that cannot be read costs the user's zones, not the boot: AKS' own zones are a working LocalDNS, too.
+    fn corefile(&mut self, assigned: &Assigned<'_>) {
+        if assigned.get("SHOULD_ENABLE_LOCALDNS").is_none_or(|assignment| assignment.value != "true") {
+            return;
+        }
+        let mut rows = ROWS.iter().filter_map(|row| match row.meaning {
+            Meaning::Corefile(paths) => Some((row.variable, paths, *assigned.get(row.variable)?)),
+            _ => None,
+        });
+        let Some((variable, [node, pods], assignment)) = rows.find(|(_, _, assignment)| !assignment.value.is_empty())
+        else {
+            return;
+        };
+        let text = rules::unbase64_text(&assignment.value).filter(|_| !assignment.expands);
+        match text.ok_or("it is not base64 of a text".to_owned()).and_then(|text| corefile::read(&text)) {
+            Err(why) => self.findings.warn(variable, format!("not acted on, AKS' default zones are used: {why}")),
+            Ok(overrides) => {
+                for (path, zones) in [(node, overrides.node), (pods, overrides.pods)] {
+                    if !zones.is_empty() {
+                        self.set(path, Value::Object(zones));
+                    }
+                }
+                if !overrides.left_out.is_empty() {
+                    self.findings.warn(variable, format!("not acted on: {}", overrides.left_out.join("; ")));
+                }
+            }
         }
     }
 
@@ -392,6 +427,8 @@ mod tests {
             .iter()
             .filter_map(|row| match row.meaning {
                 Meaning::Field(field, _) => Some(format!("{field}.")),
+                // The two ways to say the zones; only one of them counts.
+                Meaning::Corefile(_) => None,
                 Meaning::Switch(_) | Meaning::Ignored(_) => None,
             })
             .collect();

@@ -525,3 +525,118 @@ proptest::proptest! {
         }
     }
 }
+
+/// A Corefile as AgentBaker's template writes it for one zone of the user's beside AKS' own two.
+const COREFILE: &str = "# WARNING: Changes to this file will be overwritten.
+health-check.localdns.local:53 {
+    bind 169.254.10.10 169.254.10.11
+    whoami
+}
+.:53 {
+    errors
+    bind 169.254.10.10
+    forward . 168.63.129.16 {
+        policy sequential
+        max_concurrent 1000
+    }
+    ready 169.254.10.10:8181
+    cache 3600 {
+        success 9984
+        denial 9984
+        serve_stale 3600s immediate
+        servfail 0
+    }
+    loop
+    nsid localdns
+    prometheus :9253
+}
+cluster.local:53 {
+    errors
+    bind 169.254.10.10
+    forward . 10.0.0.10 {
+        force_tcp
+        policy sequential
+        max_concurrent 1000
+    }
+    cache 3600 {
+        serve_stale 3600s immediate
+    }
+}
+corp.example:53 {
+    log
+    bind 169.254.10.10
+    forward . 168.63.129.16 {
+        policy random
+        max_concurrent 7
+    }
+    cache 30 {
+        serve_stale 60s verify
+    }
+}
+";
+
+/// The script with LocalDNS and these variables.
+fn script_with(variables: &[(&str, &str)]) -> String {
+    use base64::Engine as _;
+    let encoded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let lines = variables.iter().map(|(name, corefile)| format!("{name}=\"{}\"\n", encoded(corefile)));
+    format!("{}SHOULD_ENABLE_LOCALDNS=\"true\"\n{}", script(), lines.collect::<String>())
+}
+
+fn zones_of_node(decoded: &Decoded) -> Vec<Zone> {
+    let mut zones = decoded.config.as_ref().unwrap().local_dns.clone().unwrap().node_zones;
+    zones.sort_by(|one, other| one.name.cmp(&other.name));
+    zones
+}
+
+fn warnings_about(decoded: &Decoded, variable: &str) -> Vec<String> {
+    let warnings = decoded.findings.warnings.iter().filter(|warning| warning.path == variable);
+    warnings.map(|warning| warning.message.clone()).collect()
+}
+
+#[test]
+fn a_scripts_corefile_has_the_same_zones_as_the_overrides_it_was_made_of() {
+    let mut theirs = aks_node_config();
+    theirs["local_dns_profile"] = json!({
+        "enable_local_dns": true,
+        "vnet_dns_overrides": {
+            ".": {},
+            "cluster.local": {"protocol": "ForceTCP"},
+            "corp.example": {
+                "query_logging": "Log", "forward_policy": "Random", "max_concurrent": 7, "cache_duration_in_seconds": 30,
+                "serve_stale": "Verify", "serve_stale_duration_in_seconds": 60,
+            },
+        },
+    });
+    let wanted = decoded(&theirs).config.unwrap().local_dns.unwrap();
+    let script =
+        read_script(&script_with(&[("LOCALDNS_COREFILE_BASE", COREFILE), ("LOCALDNS_GENERATED_COREFILE", "old")]));
+    assert_eq!(script.findings.problems, []);
+    assert_eq!(zones_of_node(&script), wanted.node_zones);
+    assert_eq!(
+        script.config.as_ref().unwrap().local_dns.as_ref().unwrap().pod_zones,
+        wanted.pod_zones,
+        "AKS' defaults"
+    );
+    let left = ["not acted on: the statements cache denial, cache servfail, cache success"];
+    assert_eq!(warnings_about(&script, "LOCALDNS_COREFILE_BASE"), left);
+    let kept = self::decoded(&script.without_token());
+    assert_eq!(zones_of_node(&kept), wanted.node_zones, "the node's own copy has them, too");
+}
+
+#[test]
+fn a_corefile_that_cannot_be_read_costs_the_zones_and_not_the_boot() {
+    let defaults = zones_of_node(&read_script(&script_with(&[])));
+    for (corefile, why) in [
+        ("corp.example:53 {\n", "not acted on, AKS' default zones are used: a { that nothing closes"),
+        (
+            "corp.example:53 {\n bind 169.254.10.10\n forward . 10.9.9.9\n}\n",
+            "not acted on: the block \"corp.example:53\": it forwards to neither Azure's nor the cluster's DNS",
+        ),
+    ] {
+        let script = read_script(&script_with(&[("LOCALDNS_GENERATED_COREFILE", corefile)]));
+        assert_eq!(script.findings.problems, []);
+        assert_eq!(zones_of_node(&script), defaults);
+        assert_eq!(warnings_about(&script, "LOCALDNS_GENERATED_COREFILE"), [why]);
+    }
+}

@@ -1,11 +1,17 @@
 //! What was observed of the machine, as plain data. The time is one of the facts.
 
+pub mod disks;
+pub mod superblock;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use disks::{Disk, DiskRecord};
+
+use crate::image::Image;
 use crate::kubernetes::KubernetesVersion;
 
 /// Everything the plan may depend on beyond the configuration.
@@ -33,6 +39,18 @@ pub struct Facts {
     /// The root file system.
     #[serde(default)]
     pub root_disk: RootDisk,
+    /// Whole disks, sorted by name.
+    #[serde(default)]
+    pub disks: Vec<Disk>,
+    /// What we noted of the disks that we made file systems on, in this or an earlier boot.
+    #[serde(default)]
+    pub disk_record: Option<DiskRecord>,
+    /// Bytes in containerd's directory; absent when there are more than the plan would copy, or when nobody counted.
+    #[serde(default)]
+    pub containerd_bytes: Option<u64>,
+    /// Why the local disks could not be used in this boot of the machine; absent when they could or were not tried.
+    #[serde(default)]
+    pub local_disks_failure: Option<String>,
     /// Network interfaces with hardware behind them, sorted by name.
     #[serde(default)]
     pub nics: Vec<Nic>,
@@ -45,6 +63,9 @@ pub struct Facts {
     /// Installed programs that the plan depends on.
     #[serde(default)]
     pub programs: Programs,
+    /// What the image's builder wrote down; absent without [`crate::image::INVENTORY`].
+    #[serde(default)]
+    pub image: Option<Image>,
     /// Address from which the default route leaves; absent without one.
     #[serde(default)]
     pub primary_address: Option<IpAddr>,
@@ -57,6 +78,9 @@ pub struct Facts {
     /// Why LocalDNS did not come up in this boot of the machine; absent when it did or was not tried.
     #[serde(default)]
     pub local_dns_failure: Option<String>,
+    /// Why secure TLS bootstrapping gave no certificate in this boot; absent when it did or was not tried.
+    #[serde(default)]
+    pub secure_tls_failure: Option<String>,
 }
 
 /// `/etc/os-release`.
@@ -117,6 +141,9 @@ pub struct Kernel {
     /// `/proc/sys/crypto/fips_enabled` is 1.
     #[serde(default)]
     pub fips: bool,
+    /// Whether it can mount XFS, built in or as a module.
+    #[serde(default)]
+    pub xfs: bool,
     /// `/sys/fs/cgroup` is the unified hierarchy.
     #[serde(default)]
     pub cgroup_v2: bool,
@@ -235,6 +262,14 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// Gives a tag another value, under the name that it has already.
+    pub fn set_tag(&mut self, name: &str, value: &str) {
+        match self.tags.iter_mut().find(|(tag, _)| tag.eq_ignore_ascii_case(name)) {
+            Some((_, old)) => value.clone_into(old),
+            None => _ = self.tags.insert(name.to_owned(), value.to_owned()),
+        }
+    }
+
     /// A tag's value; Azure compares names of tags without case.
     pub fn tag(&self, name: &str) -> Option<&str> {
         self.tags.iter().find(|(tag, _)| tag.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())

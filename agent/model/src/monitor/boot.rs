@@ -64,6 +64,9 @@ fn is_local(reason: Reason) -> bool {
         | Reason::BootstrapCredentialMissing
         | Reason::KubeletBinaryMissing
         | Reason::ContainerdBinaryMissing
+        | Reason::ImageLacksKubernetesVersion
+        | Reason::ImageLacksProgram
+        | Reason::ImageLacksCniPlugin
         | Reason::OsUnsupported
         | Reason::StepFailed
         | Reason::TrustStoreFailed

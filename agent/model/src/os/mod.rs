@@ -177,6 +177,13 @@ pub const DEVICE_PLUGIN_UNIT: &str = "/usr/lib/systemd/system/nvidia-device-plug
 /// Grows the root file system to its partition; systemd 249 of Ubuntu 22.04 has no such unit.
 pub const GROW_ROOT_UNIT: &str = "/usr/lib/systemd/system/systemd-growfs-root.service";
 
+/// Makes arrays.
+pub const MDADM: &str = "/usr/sbin/mdadm";
+/// Makes XFS file systems.
+pub const MKFS_XFS: &str = "/usr/sbin/mkfs.xfs";
+/// Makes ext4 file systems.
+pub const MKFS_EXT4: &str = "/usr/sbin/mkfs.ext4";
+
 /// Files that not every image has and that the plan asks about; [`Facts::present`] names those that are there.
 pub const OPTIONAL_FILES: &[&str] = &[
     NFT,
@@ -186,6 +193,9 @@ pub const OPTIONAL_FILES: &[&str] = &[
     FABRIC_MANAGER_UNIT,
     DEVICE_PLUGIN_UNIT,
     GROW_ROOT_UNIT,
+    MDADM,
+    MKFS_XFS,
+    MKFS_EXT4,
 ];
 
 impl Distribution {

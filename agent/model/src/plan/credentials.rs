@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
-use super::resource::{AbsPath, Step, Want, public_file, secret_file};
-use crate::config::NodeConfig;
+use super::resource::{AbsPath, Content, Step, Want, public_file, secret_file};
+use super::secure_tls::SecureTls;
+use crate::config::{NodeConfig, Use};
 use crate::facts::Facts;
 use crate::report::{Failure, Reason};
 
@@ -15,11 +16,22 @@ pub(super) const BOOTSTRAP_KUBECONFIG: &str = "/var/lib/kubelet/bootstrap-kubeco
 pub(super) const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
 
 pub(super) fn refuse_missing(config: &NodeConfig, facts: &Facts) -> Result<(), Failure> {
-    if config.bootstrap_token.is_some() || facts.has_joined() {
+    let secure_tls = SecureTls::new(config, facts);
+    if config.bootstrap_token.is_some() || facts.has_joined() || matches!(secure_tls, SecureTls::Available(_)) {
         return Ok(());
     }
-    let message = "there is neither a bootstrap token nor a valid client certificate";
-    let failure = Failure::new(Reason::BootstrapCredentialMissing, "plan", message);
+    let message = match &secure_tls {
+        SecureTls::Unavailable(_) => {
+            "neither secure TLS bootstrapping nor a bootstrap token gives a client certificate"
+        }
+        _ => "there is neither a bootstrap token nor a valid client certificate",
+    };
+    let mut failure = Failure::new(Reason::BootstrapCredentialMissing, "plan", message);
+    if let SecureTls::Unavailable(why) = &secure_tls {
+        failure = failure
+            .seen(format!("first, secure TLS bootstrapping: {why}"))
+            .seen("second, the bootstrap token: the configuration has none");
+    }
     Err(match facts.client_certificate {
         Some(certificate) => failure
             .seen(format!("client certificate valid from {} to {}", certificate.not_before, certificate.not_after)),
@@ -28,7 +40,28 @@ pub(super) fn refuse_missing(config: &NodeConfig, facts: &Facts) -> Result<(), F
 }
 
 pub(super) fn files(config: &NodeConfig, facts: &Facts) -> Vec<Step> {
-    vec![ca(config), bootstrap_kubeconfig(config, facts)]
+    let mut steps = vec![ca(config), bootstrap_kubeconfig(config, facts)];
+    if facts.has_joined() && config.storage.uses.contains(&Use::Kubelet) {
+        steps.push(kubeconfig(config));
+    }
+    steps
+}
+
+/// kubelet writes it once, when it joins, and needs it ever after. On a local disk that came back blank it is gone, while the keys
+/// that it names are not.
+fn kubeconfig(config: &NodeConfig) -> Step {
+    let keys = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "default-cluster", "cluster": {"server": config.cluster.api_server.to_string(), "certificate-authority": CA}}],
+        "users": [{"name": "default-auth", "user": {"client-certificate": keys, "client-key": keys}}],
+        "contexts": [{"name": "default-context", "context": {"cluster": "default-cluster", "user": "default-auth"}}],
+        "current-context": "default-context",
+    });
+    let content = Content::public(format!("{kubeconfig:#}\n"));
+    let want = Want::FileIfAbsent { path: AbsPath::literal(KUBECONFIG), mode: 0o600, content };
+    Step::new("kubelet.kubeconfig", "kubelet has its keys and does not know for which cluster", want)
 }
 
 pub(super) fn ca(config: &NodeConfig) -> Step {
@@ -41,7 +74,7 @@ pub(super) fn ca(config: &NodeConfig) -> Step {
 
 fn bootstrap_kubeconfig(config: &NodeConfig, facts: &Facts) -> Step {
     match &config.bootstrap_token {
-        Some(token) if !facts.has_joined() => {
+        Some(token) if !facts.has_joined() && !matches!(SecureTls::new(config, facts), SecureTls::Available(_)) => {
             let kubeconfig = json!({
                 "apiVersion": "v1",
                 "kind": "Config",
@@ -58,7 +91,7 @@ fn bootstrap_kubeconfig(config: &NodeConfig, facts: &Facts) -> Step {
             )
         }
         _ => {
-            let why = "a token that has done its work must not stay on the disk";
+            let why = "a token that is not needed must not be on the disk";
             Step::new(
                 "kubelet.bootstrap-kubeconfig",
                 why,

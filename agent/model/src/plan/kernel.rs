@@ -53,11 +53,9 @@ pub(super) fn modules() -> Vec<Step> {
     MODULES.iter().map(step).collect()
 }
 
-pub(super) fn files(config: &NodeConfig) -> Vec<Step> {
+/// The same on every node.
+pub(super) fn baked_files() -> Vec<Step> {
     let names: String = MODULES.iter().map(|(name, _)| format!("{name}\n")).collect();
-    let lines = |settings: &BTreeMap<String, String>| -> String {
-        settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
-    };
     vec![
         Step::new(
             "modules.conf",
@@ -71,12 +69,21 @@ pub(super) fn files(config: &NodeConfig) -> Vec<Step> {
             public_file("/etc/sysctl.d/99-force-bridge-forward.conf", lines(&owned(FORWARDING))),
         )
         .at_bake(),
-        Step::new(
-            "sysctls.conf",
-            "settings survive a reload of all sysctls",
-            public_file("/etc/sysctl.d/999-sysctl-aks.conf", lines(&settings(config))),
-        ),
     ]
+}
+
+pub(super) fn files(config: &NodeConfig) -> Vec<Step> {
+    let mut files = baked_files();
+    files.push(Step::new(
+        "sysctls.conf",
+        "settings survive a reload of all sysctls",
+        public_file("/etc/sysctl.d/999-sysctl-aks.conf", lines(&settings(config))),
+    ));
+    files
+}
+
+fn lines(settings: &BTreeMap<String, String>) -> String {
+    settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
 }
 
 pub(super) fn sysctls(config: &NodeConfig) -> Vec<Step> {

@@ -3,7 +3,7 @@
 //! What kubelet's configuration file can hold goes there; flags are only for what it cannot. Defaults are AKS' own
 //! (`facts/bootstrap-today.md` 3.4); the node class lies over them, the provisioner's own fields over both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
@@ -21,6 +21,10 @@ use crate::report::{Failure, Reason};
 
 const CONFIG: &str = "/etc/default/kubeletconfig.json";
 const ENVIRONMENT: &str = "/etc/default/kubelet";
+
+/// Source: AgentBaker, `configureKubeletServing`.
+const SERVING_CERTIFICATE: &str = "/etc/kubernetes/certs/kubeletserver.crt";
+const SERVING_KEY: &str = "/etc/kubernetes/certs/kubeletserver.key";
 
 /// The port of kubelet's own health endpoint. Source: `KubeletHealthzPort`, k8s.io/kubernetes/pkg/cluster/ports.
 pub const HEALTHZ_PORT: u16 = 10248;
@@ -45,6 +49,8 @@ pub(super) struct Kubelet {
     labels: String,
     /// Variable that names the cloud's endpoints, with its line's end; empty for a cloud that everybody knows.
     cloud: String,
+    /// The names of a serving certificate that the node makes itself; nothing where somebody else sees to it.
+    serving_names: Option<Vec<String>>,
     pub(super) notes: Vec<String>,
 }
 
@@ -64,27 +70,19 @@ impl Kubelet {
         }
         let accepted = kubelet_gates::accept(&config.kubelet, config.format, version)?;
         notes.extend(accepted.notes);
+        let fields = configuration(config, os, &accepted.fields, local_dns);
+        let serving_names = serves_by_our_certificate(&fields).then(|| names(config, facts)).transpose()?;
         Ok(Self {
             os,
             version,
             reads: [&[credentials::ca(config)], shared].concat(),
-            config: configuration(config, os, &accepted.fields, local_dns),
+            config: fields,
+            serving_names,
             flags: flags(config, facts, &accepted.flags, local_dns, &mut notes)?,
             labels: labels(config, local_dns),
             cloud: cloud::environment_variable(&config.cloud).unwrap_or_default(),
             notes,
         })
-    }
-
-    pub(super) fn directories(&self) -> Vec<Step> {
-        vec![
-            Step::new("kubelet.directory", "kubelet's state and credentials", directory("/var/lib/kubelet", 0o755))
-                .at_bake(),
-            Step::new("kubelet.pki", "kubelet's keys", directory("/var/lib/kubelet/pki", 0o700)).at_bake(),
-            Step::new("kubelet.manifests", "static pods", directory("/etc/kubernetes/manifests", 0o755)).at_bake(),
-            Step::new("kubelet.volume-plugins", "flex volumes", directory("/etc/kubernetes/volumeplugins", 0o755))
-                .at_bake(),
-        ]
     }
 
     pub(super) fn files(&self) -> Vec<Step> {
@@ -97,13 +95,13 @@ impl Kubelet {
         let mut steps = vec![
             Step::new("kubelet.config", "what kubelet does", public_file(CONFIG, pretty(&self.config))),
             Step::new("kubelet.environment", "what only a flag can say", private_file(ENVIRONMENT, environment)),
-            Step::new(
-                "kubelet.unit",
-                "systemd keeps kubelet running",
-                public_file("/etc/systemd/system/kubelet.service", unit(self.os)),
-            )
-            .at_bake(),
+            unit_file(self.os),
         ];
+        steps.extend(self.serving_names.clone().map(|names| {
+            let (certificate, key) = (AbsPath::literal(SERVING_CERTIFICATE), AbsPath::literal(SERVING_KEY));
+            let why = "who talks to kubelet can tell by which name or address";
+            Step::new("kubelet.serving-certificate", why, Want::SelfSigned { certificate, key, names })
+        }));
         if self.version.at_least(32) {
             let watchdog = "[Service]\nWatchdogSec=60s\n";
             let path = "/etc/systemd/system/kubelet.service.d/10-watchdog.conf";
@@ -121,6 +119,22 @@ impl Kubelet {
         let want = Want::Unit { name: "kubelet.service", inputs, readiness: Readiness::Started };
         Step::new("kubelet.running", "the node joins by kubelet", want)
     }
+}
+
+pub(super) fn directories() -> Vec<Step> {
+    vec![
+        Step::new("kubelet.directory", "kubelet's state and credentials", directory("/var/lib/kubelet", 0o755))
+            .at_bake(),
+        Step::new("kubelet.pki", "kubelet's keys", directory("/var/lib/kubelet/pki", 0o700)).at_bake(),
+        Step::new("kubelet.manifests", "static pods", directory("/etc/kubernetes/manifests", 0o755)).at_bake(),
+        Step::new("kubelet.volume-plugins", "flex volumes", directory("/etc/kubernetes/volumeplugins", 0o755))
+            .at_bake(),
+    ]
+}
+
+pub(super) fn unit_file(os: &Distribution) -> Step {
+    let file = public_file("/etc/systemd/system/kubelet.service", unit(os));
+    Step::new("kubelet.unit", "systemd keeps kubelet running", file).at_bake()
 }
 
 /// Root alone may read it, as today; there is nothing secret in it.
@@ -142,11 +156,37 @@ fn configuration(
     for (name, value) in given {
         merge(fields.entry(name.clone()).or_insert(Value::Null), value);
     }
+    // The cluster signs kubelet's certificate, and kubelet refuses to be told another.
+    if is_signed_by_cluster(&fields) {
+        fields.retain(|name, value| match name.as_str() {
+            "tlsCertFile" => value != SERVING_CERTIFICATE,
+            "tlsPrivateKeyFile" => value != SERVING_KEY,
+            _ => true,
+        });
+    }
     match local_dns.pod_dns() {
         Some(pod_dns) => _ = fields.insert("clusterDNS".to_owned(), json!(pod_dns)),
         None => plain_dns(&mut fields, &config.cluster.dns_service_ips),
     }
     fields
+}
+
+fn is_signed_by_cluster(fields: &Map<String, Value>) -> bool {
+    fields.get("serverTLSBootstrap").is_some_and(|signed| signed == true)
+}
+
+fn serves_by_our_certificate(fields: &Map<String, Value>) -> bool {
+    let is = |name: &str, path: &str| fields.get(name).is_some_and(|value| value == path);
+    is("tlsCertFile", SERVING_CERTIFICATE) && is("tlsPrivateKeyFile", SERVING_KEY)
+}
+
+/// What the node is called and where it is, sorted.
+fn names(config: &NodeConfig, facts: &Facts) -> Result<Vec<String>, Failure> {
+    let host = NodeName::try_from(facts.host_name.to_lowercase().as_str()).ok();
+    let names = [Some(node_name(config, facts)?), host].into_iter().flatten().map(|name| name.to_string());
+    let interfaces = facts.instance.iter().flat_map(|instance| instance.interfaces.values().flatten());
+    let addresses = facts.primary_address.iter().chain(interfaces).map(IpAddr::to_string);
+    Ok(names.chain(addresses).collect::<BTreeSet<_>>().into_iter().collect())
 }
 
 /// A provisioner that counts on the cache tells kubelet the cache's link-local address. Without the cache nothing listens there, and
@@ -194,7 +234,9 @@ fn defaults(config: &NodeConfig, os: &Distribution) -> Map<String, Value> {
         "rotateCertificates": true,
         "runtimeRequestTimeout": "15m",
         "staticPodPath": "/etc/kubernetes/manifests",
+        "tlsCertFile": SERVING_CERTIFICATE,
         "tlsCipherSuites": CIPHER_SUITES,
+        "tlsPrivateKeyFile": SERVING_KEY,
         "volumePluginDir": "/etc/kubernetes/volumeplugins",
     });
     fields.as_object().cloned().unwrap_or_default()
@@ -281,8 +323,8 @@ fn node_ip(config: &NodeConfig, facts: &Facts, address: IpAddr, notes: &mut Vec<
 
 fn labels(config: &NodeConfig, local_dns: &LocalDns<'_>) -> String {
     // Who talks to kubelet must know which authority signed its certificate.
-    let signed = config.kubelet.config.get("serverTLSBootstrap").is_some_and(|signed| signed == true);
-    let serving = signed.then_some(("kubernetes.azure.com/kubelet-serving-ca", "cluster"));
+    let serving =
+        is_signed_by_cluster(&config.kubelet.config).then_some(("kubernetes.azure.com/kubelet-serving-ca", "cluster"));
     let mut labels = cni::labels(config.cni)
         .iter()
         .chain(&serving)

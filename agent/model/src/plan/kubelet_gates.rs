@@ -22,8 +22,8 @@ const IDLE_FIELDS: &[(&str, u32)] = &[("streamingConnectionIdleTimeout", 34)];
 
 /// Flags and fields that name a file which the provisioner expects an image's scripts to write, and nap-agent does not.
 const WITHOUT_FILE: &[(&str, &str, &str)] = &[
-    ("tls-cert-file", "tlsCertFile", "kubelet makes its own serving certificate"),
-    ("tls-private-key-file", "tlsPrivateKeyFile", "kubelet makes its own serving certificate"),
+    ("tls-cert-file", "tlsCertFile", "the node makes its own serving certificate"),
+    ("tls-private-key-file", "tlsPrivateKeyFile", "the node makes its own serving certificate"),
     ("image-credential-provider-config", "", "this version does not configure the credential provider"),
     ("image-credential-provider-bin-dir", "", "this version does not configure the credential provider"),
 ];
@@ -271,7 +271,7 @@ mod tests {
                 "kubelet flag --dynamic-config-dir left out: no kubelet from 1.30 to 1.37 knows it",
                 "kubelet feature gate CSIMigrationRBD left out: Kubernetes 1.31 removed it",
                 "kubelet field streamingConnectionIdleTimeout left out: it does nothing since Kubernetes 1.34",
-                "kubelet field tlsCertFile left out: kubelet makes its own serving certificate",
+                "kubelet field tlsCertFile left out: the node makes its own serving certificate",
                 "kubelet feature gate SeccompDefault left out: Kubernetes 1.29 removed it",
             ]
         );

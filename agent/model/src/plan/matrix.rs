@@ -89,6 +89,19 @@ fn unknown_fields(value: &Value, path: &str, known: &BTreeMap<&str, (u32, u32)>,
 }
 
 #[test]
+fn what_is_baked_is_in_every_plan_as_it_is() {
+    for case in cases() {
+        let os = DISTRIBUTIONS.iter().find(|os| case.name.starts_with(os.name)).unwrap();
+        let mut planned: Vec<&Step> = case.plan.steps().filter(|step| step.when == When::Bake).collect();
+        let baked = bake(os);
+        let mut baked: Vec<&Step> = baked.steps().collect();
+        planned.sort_by_key(|step| &step.id);
+        baked.sort_by_key(|step| &step.id);
+        assert_eq!(baked, planned, "{}", case.name);
+    }
+}
+
+#[test]
 fn kubelet_of_every_version_knows_what_it_is_told() {
     let [fields, flags, gates] = [sources::FIELDS, sources::FLAGS, sources::GATES].map(sources::read);
     let knows = |known: &BTreeMap<&str, (u32, u32)>, name: &str, minor: u32| {

@@ -9,6 +9,7 @@ mod cni;
 mod containerd;
 mod credentials;
 mod diff;
+pub(crate) mod disks;
 mod gpu;
 mod kernel;
 mod kubelet;
@@ -21,19 +22,27 @@ mod provider_id;
 mod proxy;
 mod registries;
 mod resource;
+mod secure_tls;
 mod slices;
 mod system;
 mod trust;
 
 pub use diff::text_diff;
+use disks::LocalDisks;
+pub use disks::{
+    CHUNK_KIB, DiskUse, EPHEMERAL, LABEL, MAX_READ_AHEAD_KIB, Member, READ_AHEAD_KIB, Volume, disk_units, disk_uses,
+};
 use kubelet::node_address;
 pub use kubelet::{HEALTHZ_PORT, healthz_port, node_name};
 use local_dns::LocalDns;
 pub use local_dns::{COREFILE, LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT};
+pub use network::api_server_tag;
 pub use packet_filter::{PACKET_FILTER_TABLE, packet_filter_rules};
 use provider_id::node_provider_id;
 pub use registries::public_registry;
 pub use resource::{AbsPath, AbsPathError, Content, Digest, Place, Plan, Readiness, Stage, Step, Want, When};
+use secure_tls::SecureTls;
+pub use secure_tls::{SECURE_TLS_RUN, SECURE_TLS_UNIT, tries_secure_tls};
 
 use crate::config::NodeConfig;
 use crate::facts::Facts;
@@ -43,10 +52,21 @@ use crate::report::{Failure, Reason};
 /// The steps that make this machine the wanted node.
 ///
 /// # Errors
-/// When this machine cannot become that node: unknown distribution, missing program, no credential.
+/// When this machine cannot become that node: unknown distribution, missing program, no credential, an image that lacks something.
 pub fn plan(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
+    if let Some(image) = facts.image.as_ref().filter(|_| !facts.has_joined()) {
+        crate::image::refuse(image, config, Distribution::of(&facts.os)?)?;
+    }
     credentials::refuse_missing(config, facts)?;
     keep(config, facts)
+}
+
+/// What may be done when an image is built: the steps of every plan that need neither a configuration nor a running machine.
+pub fn bake(os: &Distribution) -> Plan {
+    let directories = [kubelet::directories(), cni::directories(os)].concat();
+    let files = [kernel::baked_files(), vec![kubelet::unit_file(os)]].concat();
+    let stages = vec![Stage { name: "prepare", steps: directories }, Stage { name: "files", steps: files }];
+    Plan { stages, notes: Vec::new() }
 }
 
 /// The same steps for a node that has booted, whose credentials are kubelet's own affair.
@@ -63,6 +83,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     // containerd and kubelet read these once, when they start.
     let shared: Vec<Step> = [proxy, trust, slices::files(&config.kubelet.config)].concat();
     slices::refuse_missing(&config.kubelet.config)?;
+    let disks = LocalDisks::new(config, facts);
     let local_dns = LocalDns::new(config, facts);
     let kubelet = kubelet::Kubelet::new(config, facts, os, &shared, &local_dns)?;
     let containerd = containerd::Containerd::new(config, facts, os, &shared, &mut notes);
@@ -71,10 +92,11 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         kubelet.files(),
         containerd.files(),
         credentials::files(config, facts),
+        secure_tls::files(config, facts),
         cni::files(config.cni),
         cloud::files(&config.cloud),
         kernel::files(config),
-        system::files(config, os),
+        system::files(config, os, disks.swap()),
         network::files(config, facts, os, &mut notes),
         registries::files(config),
         shared,
@@ -82,30 +104,36 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     ];
     let units = [
         network::units(config, facts, os),
-        system::units(config, os),
+        system::units(config, os, disks.swap()),
         claims::grown_root(facts, &mut notes),
         gpu::units(config, facts),
     ];
+    notes.extend(SecureTls::new(config, facts).note(config));
+    notes.extend(disks.notes().iter().cloned());
     notes.extend(local_dns.notes(config));
     notes.extend(kubelet.notes.clone());
     let packet_filter = filter.loaded();
     notes.extend(filter.into_notes());
-    let directories = [kubelet.directories(), cni::directories(os), kernel::modules()].concat();
-    let mut stages = vec![Stage { name: "prepare", steps: directories }];
+    let directories = [kubelet::directories(), cni::directories(os), kernel::modules()].concat();
+    // Before all else: the first file below a directory that moves must be written to its new place.
+    let mut stages = disks.stages();
+    stages.push(Stage { name: "prepare", steps: directories });
     if let Some(running) = local_dns.running() {
         // Before kubelet's files, which say where pods ask: the module tells why.
         stages.push(Stage { name: "local-dns-files", steps: local_dns.files() });
         stages.push(Stage { name: "local-dns", steps: vec![running] });
     }
-    let settings = [kernel::sysctls(config), system::settings(config, os), packet_filter];
+    let settings =
+        [kernel::sysctls(config), system::settings(config, os, disks.swap()), disks::queues(facts), packet_filter];
     stages.extend([
         Stage { name: "files", steps: files.concat() },
         Stage { name: "trust", steps: trust::store(config, os) },
         Stage { name: "settings", steps: settings.concat() },
         Stage { name: "units", steps: units.concat() },
         Stage { name: "containerd", steps: vec![containerd.running()] },
-        Stage { name: "kubelet", steps: vec![kubelet.running()] },
     ]);
+    stages.extend(secure_tls::run(config, facts).map(|step| Stage { name: "secure-tls", steps: vec![step] }));
+    stages.push(Stage { name: "kubelet", steps: vec![kubelet.running()] });
     Ok(Plan { stages, notes })
 }
 

@@ -57,10 +57,20 @@ fn search_domains(config: &NodeConfig) -> Vec<Step> {
     vec![Step::new("network.search-domains", "short names are looked up there", want).desired()]
 }
 
+/// An address needs no entry.
+fn wants_hosts_entry(config: &NodeConfig) -> bool {
+    config.network.private_api_server && config.cluster.api_server.host.parse::<IpAddr>().is_err()
+}
+
+/// The VM's tag that the hosts entry of a private API server comes from; nothing where the configuration has the address, or nobody
+/// asked for an entry. Azure changes it when the API server moves.
+pub fn api_server_tag(config: &NodeConfig) -> Option<&'static str> {
+    (wants_hosts_entry(config) && config.network.api_server_address.is_none()).then_some(API_SERVER_TAG)
+}
+
 fn hosts_entry(config: &NodeConfig, facts: &Facts, notes: &mut Vec<String>) -> Option<Step> {
     let server = &config.cluster.api_server;
-    // An address needs no entry.
-    if !config.network.private_api_server || server.host.parse::<IpAddr>().is_ok() {
+    if !wants_hosts_entry(config) {
         return None;
     }
     let of_tag = || facts.instance.as_ref()?.tag(API_SERVER_TAG)?.trim().parse().ok();

@@ -1,11 +1,14 @@
 //! The few resources that a plan is made of.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
+use super::disks::Volume;
 use crate::secret::MASK;
 
 /// Stages in order; the steps of one stage are independent of each other.
@@ -136,6 +139,37 @@ pub enum Want {
         /// Size in bytes, a whole number of pages.
         bytes: u64,
     },
+    /// A file that is written only where there is none: whoever writes it later has the word.
+    FileIfAbsent {
+        /// Where.
+        path: AbsPath,
+        /// Permission bits.
+        #[serde(serialize_with = "octal")]
+        mode: u32,
+        /// What is in it at first.
+        content: Content,
+    },
+    /// A directory that was made as a copy of another.
+    Copied {
+        /// The other; it may be missing or empty.
+        from: AbsPath,
+        /// The directory. When it is there it stays as it is.
+        to: AbsPath,
+        /// Its permission bits.
+        #[serde(serialize_with = "octal")]
+        mode: u32,
+        /// An entry of the other that is left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        without: Option<&'static str>,
+        /// A unit that may write to the other, and does not run while it is copied.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stopped: Option<&'static str>,
+    },
+    /// A file system on local disks, whole, with our UUID.
+    Volume {
+        /// Which.
+        volume: Volume,
+    },
     /// Certificates in the bundle that the machine's programs trust.
     TrustStore {
         /// The bundle.
@@ -144,6 +178,15 @@ pub enum Want {
         certificates: Vec<String>,
         /// Program and arguments that make the bundle of the files.
         program: &'static [&'static str],
+    },
+    /// A key, and a certificate that it has signed itself for these names. Whose they are does not matter, and nobody sees the key.
+    SelfSigned {
+        /// The certificate, PEM.
+        certificate: AbsPath,
+        /// The private key, PEM, for root alone.
+        key: AbsPath,
+        /// Names and addresses, sorted.
+        names: Vec<String>,
     },
     /// A user whose password and account never expire.
     NoExpiry {
@@ -202,6 +245,11 @@ pub enum Readiness {
     Active,
     /// systemd has started it; what comes after is watched elsewhere.
     Started,
+    /// It has run to its end, and well.
+    Done {
+        /// Longest run, by its own unit.
+        within: Duration,
+    },
 }
 
 fn octal<S: Serializer>(mode: &u32, serializer: S) -> Result<S::Ok, S::Error> {
@@ -265,13 +313,15 @@ impl Digest {
         let mut hash = Sha256::new();
         for step in steps {
             let (path, text) = match &step.want {
-                Want::File { path, content, .. } => (path, content.reveal()),
-                Want::Block { path, lines, .. } => (path, lines.as_str()),
+                Want::File { path, content, .. } => (path, Cow::Borrowed(content.reveal())),
+                Want::Block { path, lines, .. } => (path, Cow::Borrowed(lines.as_str())),
+                // Its bytes are not planned; for which names it is, is.
+                Want::SelfSigned { certificate, names, .. } => (certificate, Cow::Owned(names.join(" "))),
                 _ => continue,
             };
             hash.update(path.as_str());
             hash.update([0]);
-            hash.update(text);
+            hash.update(text.as_bytes());
             hash.update([0]);
         }
         Self::finish(hash)

@@ -1,22 +1,39 @@
 //! The operating system around kubelet: huge pages, swap, login, updates.
 
-use super::resource::{AbsPath, Digest, Place, Readiness, Step, Want, public_file};
+use super::resource::{AbsPath, Content, Digest, Place, Readiness, Step, Want, public_file};
 use crate::config::NodeConfig;
 use crate::os::{Distribution, Upgrades};
 
-const SWAP_FILE: &str = "/swapfile";
-const SWAP_UNIT: &str = "swapfile.swap";
+/// Where the swap file is, and the unit that systemd derives from that.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Swap {
+    pub(super) file: &'static str,
+    pub(super) unit: &'static str,
+}
+
+impl Swap {
+    /// On the OS disk.
+    pub(super) const ON_ROOT: Self = Self { file: "/swapfile", unit: "swapfile.swap" };
+
+    fn unit_file(self) -> Step {
+        let text = format!(
+            "# Written by nap-agent.\n[Unit]\nDescription=Swap of this AKS node\n\n[Swap]\nWhat={}\n",
+            self.file
+        );
+        let path = format!("/etc/systemd/system/{}", self.unit);
+        let path = AbsPath::try_from(path.as_str()).expect("unit names have no slash");
+        let want = Want::File { path, mode: 0o644, content: Content::public(text) };
+        Step::new("swap.unit", "systemd turns swap on", want).desired()
+    }
+}
 
 /// Swap is counted in pages of this size, in bytes, on every architecture Azure has.
 const PAGE_BYTES: u64 = 4096;
 
-pub(super) fn files(config: &NodeConfig, os: &Distribution) -> Vec<Step> {
+pub(super) fn files(config: &NodeConfig, os: &Distribution, swap: Swap) -> Vec<Step> {
     let mut steps = Vec::new();
     if config.os.swap_file_bytes.is_some() {
-        let unit =
-            format!("# Written by nap-agent.\n[Unit]\nDescription=Swap of this AKS node\n\n[Swap]\nWhat={SWAP_FILE}\n");
-        let want = public_file("/etc/systemd/system/swapfile.swap", unit);
-        steps.push(Step::new("swap.unit", "systemd turns swap on", want).desired());
+        steps.push(swap.unit_file());
     }
     if let Some(message) = &config.os.message_of_the_day {
         let want = public_file("/etc/motd", message.trim_end().to_owned() + "\n");
@@ -47,7 +64,7 @@ fn public_keys_off() -> Want {
     }
 }
 
-pub(super) fn settings(config: &NodeConfig, os: &Distribution) -> Vec<Step> {
+pub(super) fn settings(config: &NodeConfig, os: &Distribution, swap: Swap) -> Vec<Step> {
     let mut steps = Vec::new();
     let pages = &config.os.huge_pages;
     for (name, word) in [("enabled", &pages.enabled), ("defrag", &pages.defrag)] {
@@ -58,7 +75,7 @@ pub(super) fn settings(config: &NodeConfig, os: &Distribution) -> Vec<Step> {
         steps.push(Step::new(format!("huge-pages.{name}"), why, Want::Choice { path, value }).desired());
     }
     if let Some(bytes) = config.os.swap_file_bytes {
-        let want = Want::SwapFile { path: AbsPath::literal(SWAP_FILE), bytes: bytes.next_multiple_of(PAGE_BYTES) };
+        let want = Want::SwapFile { path: AbsPath::literal(swap.file), bytes: bytes.next_multiple_of(PAGE_BYTES) };
         steps.push(Step::new("swap.file", "the node class asks for swap", want).desired());
     }
     if let Some(user) = config.os.admin_user.clone() {
@@ -88,11 +105,11 @@ fn upgrade_units(upgrades: Upgrades) -> &'static [&'static str] {
 }
 
 /// What must come after files and settings: units that use them.
-pub(super) fn units(config: &NodeConfig, os: &Distribution) -> Vec<Step> {
+pub(super) fn units(config: &NodeConfig, os: &Distribution, swap: Swap) -> Vec<Step> {
     let mut steps = Vec::new();
     if config.os.swap_file_bytes.is_some() {
-        let inputs = Digest::of_files(files(config, os).iter().filter(|step| step.id == "swap.unit"));
-        let want = Want::Unit { name: SWAP_UNIT, inputs, readiness: Readiness::Active };
+        let inputs = Digest::of_files([&swap.unit_file()]);
+        let want = Want::Unit { name: swap.unit, inputs, readiness: Readiness::Active };
         steps.push(Step::new("swap.on", "the node class asks for swap", want).desired());
     }
     if !config.os.ssh.public_keys && config.os.ssh.enabled {

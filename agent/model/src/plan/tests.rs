@@ -25,6 +25,11 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
         include_str!("../../testdata/node-subnet.json"),
         include_str!("../../testdata/ubuntu-2204.json"),
     ),
+    (
+        "local-disks-1.34-ubuntu-2404",
+        include_str!("../../testdata/local-disks.yaml"),
+        include_str!("../../testdata/ubuntu-2404-local-disks.json"),
+    ),
     ("none-1.36-debian-13", include_str!("../../testdata/none.yaml"), include_str!("../../testdata/debian-13.json")),
     (
         "joined-1.36-debian-13",
@@ -61,9 +66,28 @@ fn golden(plan: &Plan) -> String {
                     write!(text, "block {path} {place:?} {mode:04o}\n{lines}").unwrap();
                 }
                 Want::SwapFile { path, bytes } => writeln!(text, "swap file {path}, {bytes} bytes").unwrap(),
+                Want::FileIfAbsent { path, mode, content } => {
+                    write!(text, "file if absent {path} {mode:04o}\n{}", content.shown()).unwrap()
+                }
+                Want::Copied { from, to, mode, without, stopped } => {
+                    let without = without.map(|name| format!(" without {name}")).unwrap_or_default();
+                    let stopped = stopped.map(|unit| format!(" while {unit} is stopped")).unwrap_or_default();
+                    writeln!(text, "copy of {from} at {to} {mode:04o}{without}{stopped}").unwrap();
+                }
+                Want::Volume { volume } => {
+                    let members: Vec<_> = volume.members.iter().map(|member| member.serial.as_str()).collect();
+                    let verb = if volume.make { "make" } else { "keep" };
+                    let array = volume.array.as_ref().map(|uuid| format!(" on array {uuid}")).unwrap_or_default();
+                    let (format, uuid) = (volume.format.name(), &volume.file_system);
+                    writeln!(text, "{verb} {format} {uuid}{array} of {}", members.join(" ")).unwrap();
+                    volume.replaces.iter().for_each(|uuid| writeln!(text, "in place of {uuid}").unwrap());
+                }
                 Want::TrustStore { bundle, certificates, program } => {
                     writeln!(text, "trust store {bundle} with {} certificates, by {program:?}", certificates.len())
                         .unwrap();
+                }
+                Want::SelfSigned { certificate, key, names } => {
+                    writeln!(text, "self-signed {certificate}, {key} for {}", names.join(", ")).unwrap();
                 }
                 Want::NoExpiry { user } => writeln!(text, "no expiry of {user}").unwrap(),
                 Want::Enabled { name, enabled } => writeln!(text, "enabled {name} {enabled}").unwrap(),
@@ -124,8 +148,12 @@ fn step_ids_and_targets_are_unique() {
             | Want::Absent { path }
             | Want::Choice { path, .. }
             | Want::Block { path, .. }
-            | Want::SwapFile { path, .. } => Some(path),
-            Want::Sysctl { .. }
+            | Want::FileIfAbsent { path, .. }
+            | Want::Copied { to: path, .. }
+            | Want::SwapFile { path, .. }
+            | Want::SelfSigned { certificate: path, .. } => Some(path),
+            Want::Volume { .. }
+            | Want::Sysctl { .. }
             | Want::Module { .. }
             | Want::Unit { .. }
             | Want::PacketFilter { .. }
@@ -311,4 +339,109 @@ fn the_order_of_zones_restarts_nothing() {
         profile.pod_zones.reverse();
     });
     assert_eq!(inputs(&local_dns_plan(|_, _| {})), inputs(&reversed));
+}
+
+/// The scenario with secure TLS bootstrapping, its document and facts changed.
+fn secure_tls_plan(change: impl Fn(&mut NodeConfig, &mut Facts)) -> Result<Plan, Failure> {
+    let (_, config, facts) = SCENARIOS[1];
+    let mut config = decode(config.as_bytes()).unwrap().config.unwrap();
+    let mut facts = serde_json::from_str(facts).unwrap();
+    change(&mut config, &mut facts);
+    plan(&config, &facts)
+}
+
+#[test]
+fn the_token_is_on_the_disk_only_when_it_is_next() {
+    let has = |plan: &Plan| {
+        let token = plan.steps().find(|step| step.id == "kubelet.bootstrap-kubeconfig").unwrap();
+        let run = plan.steps().any(|step| step.id == SECURE_TLS_RUN);
+        (matches!(token.want, Want::File { .. }), run)
+    };
+    assert_eq!(has(&secure_tls_plan(|_, _| {}).unwrap()), (false, true));
+    let failed = secure_tls_plan(|_, facts| facts.secure_tls_failure = Some("it hangs".to_owned())).unwrap();
+    assert_eq!(has(&failed), (true, false));
+    let missing = secure_tls_plan(|_, facts| facts.present.clear()).unwrap();
+    assert_eq!(has(&missing), (true, false));
+    let unwanted = secure_tls_plan(|config, _| config.secure_tls = None).unwrap();
+    assert_eq!(has(&unwanted), (true, false));
+}
+
+#[test]
+fn without_a_token_the_refusal_says_what_was_tried() {
+    assert!(secure_tls_plan(|config, _| config.bootstrap_token = None).is_ok(), "the client may work");
+    let failure = secure_tls_plan(|config, facts| {
+        config.bootstrap_token = None;
+        facts.secure_tls_failure = Some("it hangs".to_owned());
+    });
+    let failure = failure.unwrap_err();
+    assert_eq!(failure.reason, Reason::BootstrapCredentialMissing);
+    assert_eq!(
+        failure.evidence[..2],
+        ["first, secure TLS bootstrapping: it hangs", "second, the bootstrap token: the configuration has none"]
+    );
+}
+
+#[test]
+fn the_client_runs_again_for_a_certificate_that_expired_and_never_for_more_than_half_of_the_boot() {
+    let run = |plan: Plan| plan.steps().find(|step| step.id == SECURE_TLS_RUN).map(|step| step.want.clone());
+    let first = run(secure_tls_plan(|_, _| {}).unwrap());
+    let with = |days: i64| {
+        move |_: &mut NodeConfig, facts: &mut Facts| {
+            let not_after = facts.observed_at + jiff::SignedDuration::from_hours(24 * days);
+            let not_before = not_after - jiff::SignedDuration::from_hours(24 * 365);
+            facts.client_certificate = Some(crate::facts::Certificate { not_before, not_after });
+        }
+    };
+    assert_eq!(run(secure_tls_plan(with(1)).unwrap()), None, "kubelet renews what is valid");
+    let again = run(secure_tls_plan(with(-1)).unwrap());
+    assert!(again.is_some() && again != first, "{again:?}");
+    let within = |want: Option<Want>| match want {
+        Some(Want::Unit { readiness: Readiness::Done { within }, .. }) => within.as_secs(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(within(first), 360, "half of 12 minutes, though its own limits are 8");
+    let short =
+        secure_tls_plan(|config, _| config.secure_tls.as_mut().unwrap().deadline = std::time::Duration::from_secs(7));
+    assert_eq!(within(run(short.unwrap())), 7);
+}
+
+/// The kubelet of the first scenario with these fields: who it serves as, its two fields, and the digest that restarts it.
+fn serving(
+    given: serde_json::Value,
+    facts: impl Fn(&mut Facts),
+) -> (Option<Vec<String>>, [serde_json::Value; 2], Want) {
+    let (_, config, observed) = SCENARIOS[0];
+    let mut config = decode(config.as_bytes()).unwrap().config.unwrap();
+    config.kubelet.config.extend(given.as_object().unwrap().clone());
+    let mut observed = serde_json::from_str(observed).unwrap();
+    facts(&mut observed);
+    let plan = plan(&config, &observed).unwrap();
+    let names = plan.steps().find_map(|step| match &step.want {
+        Want::SelfSigned { names, .. } => Some(names.clone()),
+        _ => None,
+    });
+    let fields: serde_json::Value = serde_json::from_str(file(&plan, "/etc/default/kubeletconfig.json")).unwrap();
+    let running = plan.steps().find(|step| step.id == "kubelet.running").unwrap().want.clone();
+    (names, [fields["tlsCertFile"].clone(), fields["tlsPrivateKeyFile"].clone()], running)
+}
+
+#[test]
+fn kubelet_serves_under_all_names_of_the_node_unless_somebody_else_sees_to_it() {
+    let ours = ["/etc/kubernetes/certs/kubeletserver.crt", "/etc/kubernetes/certs/kubeletserver.key"];
+    let ours = ours.map(serde_json::Value::from);
+    let (names, fields, running) = serving(serde_json::json!({}), |_| {});
+    let wanted = ["10.224.0.7", "10.225.0.7", "aks-default-7x2k", "fd00:224::7"];
+    assert_eq!((names.as_deref(), fields), (Some(wanted.map(str::to_owned).as_slice()), ours.clone()));
+
+    let (names, _, other) = serving(serde_json::json!({}), |facts| facts.instance = None);
+    assert!(
+        names.unwrap().len() < wanted.len() && other != running,
+        "kubelet reads the new certificate when it starts"
+    );
+
+    let none = [serde_json::Value::Null, serde_json::Value::Null];
+    let signed = serving(serde_json::json!({"serverTLSBootstrap": true}), |_| {});
+    assert_eq!((signed.0, signed.1), (None, none));
+    let mine = serving(serde_json::json!({"tlsCertFile": "/mine.crt", "tlsPrivateKeyFile": "/mine.key"}), |_| {});
+    assert_eq!((mine.0, mine.1), (None, ["/mine.crt", "/mine.key"].map(serde_json::Value::from)));
 }

@@ -53,6 +53,9 @@ pub struct ProvisionReport {
     /// What did not keep the node from coming up and should be known all the same. Ours.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// What the configuration asks for and does not get, each with its field and the reason. Ours.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Milliseconds that each stage took, in order. Ours.
     #[serde(default)]
     pub stages: Vec<(String, String)>,
@@ -125,6 +128,7 @@ impl ProvisionReport {
             hint: failure.map(|failure| failure.reason.row().hint.to_owned()).unwrap_or_default(),
             boot_id: String::new(),
             notes: Vec::new(),
+            warnings: Vec::new(),
             stages: Vec::new(),
         }
     }

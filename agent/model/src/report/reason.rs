@@ -18,12 +18,18 @@ pub enum Reason {
     ConfigInvalid,
     /// The configuration was needed from IMDS, and IMDS did not answer.
     ImdsUnreachable,
-    /// Neither a bootstrap token nor a valid client certificate.
+    /// No way to a client certificate is left.
     BootstrapCredentialMissing,
     /// The image has no kubelet where it should be.
     KubeletBinaryMissing,
     /// The image has no containerd where it should be.
     ContainerdBinaryMissing,
+    /// The image has another minor version of kubelet.
+    ImageLacksKubernetesVersion,
+    /// The image lacks a program that the node cannot do without.
+    ImageLacksProgram,
+    /// The image lacks a plugin of the pod network.
+    ImageLacksCniPlugin,
     /// This distribution is in no row of our table.
     OsUnsupported,
     /// A file, directory, sysctl or module could not be brought into its state.
@@ -117,8 +123,8 @@ pub const REASONS: &[ReasonRow] = &[
     row(
         Reason::BootstrapCredentialMissing,
         34,
-        "1 s",
-        "There is neither a bootstrap token nor a valid client certificate.",
+        "1 s, or the limit of secure TLS bootstrapping",
+        "Nothing gives kubelet a client certificate: no secure TLS bootstrapping that works, no bootstrap token, none from before.",
         "Give identity.bootstrapToken; a node that was off for longer than its certificate lives must be replaced.",
     ),
     row(
@@ -134,6 +140,27 @@ pub const REASONS: &[ReasonRow] = &[
         "1 s",
         "The image has no containerd where it should be.",
         "Use an image with containerd 1.7 or later.",
+    ),
+    row(
+        Reason::ImageLacksKubernetesVersion,
+        65,
+        "1 s",
+        "The image's inventory has a kubelet of another minor version than the configuration wants.",
+        "Use an image of that Kubernetes version; `nap-image-builder check` tells what an image can serve.",
+    ),
+    row(
+        Reason::ImageLacksProgram,
+        65,
+        "1 s",
+        "The image's inventory lacks a program that the node cannot do without.",
+        "Install it and bake the image again; `nap-image-builder check` tells everything that is missing.",
+    ),
+    row(
+        Reason::ImageLacksCniPlugin,
+        65,
+        "1 s",
+        "The image's inventory lacks a plugin that the pod network's mode calls.",
+        "Install it and bake the image again, or choose a mode whose DaemonSet brings its plugins.",
     ),
     row(
         Reason::OsUnsupported,
@@ -317,6 +344,9 @@ mod tests {
             BootstrapCredentialMissing,
             KubeletBinaryMissing,
             ContainerdBinaryMissing,
+            ImageLacksKubernetesVersion,
+            ImageLacksProgram,
+            ImageLacksCniPlugin,
             OsUnsupported,
             StepFailed,
             TrustStoreFailed,
@@ -342,6 +372,9 @@ mod tests {
             | BootstrapCredentialMissing
             | KubeletBinaryMissing
             | ContainerdBinaryMissing
+            | ImageLacksKubernetesVersion
+            | ImageLacksProgram
+            | ImageLacksCniPlugin
             | OsUnsupported
             | StepFailed
             | TrustStoreFailed

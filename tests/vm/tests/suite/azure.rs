@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nap_vm::{Forward, GUEST_ADDRESS, GUEST_MAC, ProvisioningDisc};
 use pretend_azure::{
-    ANY_PORT, ApiOptions, ApiServer, BootstrapToken, Imds, Instance, Interface, OvfDocument, ScheduledEvent, Wireserver,
+    ANY_PORT, ApiOptions, ApiServer, BootstrapToken, Imds, Instance, Interface, OvfDocument, Wireserver,
 };
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -87,25 +87,6 @@ impl Azure {
     pub(crate) fn node(&self) -> Option<Value> {
         let nodes = self.api.nodes();
         nodes.iter().map(|node| serde_json::to_value(node).unwrap()).find(|node| node["metadata"]["name"] == NODE)
-    }
-
-    /// Announces an event for the VM.
-    pub(crate) fn schedule(&self, id: &str, kind: &str) {
-        self.imds.schedule(ScheduledEvent {
-            event_id: id.to_owned(),
-            event_type: kind.to_owned(),
-            // Of another VM of the same placement, and of this one.
-            resources: vec!["another".to_owned(), NODE.to_owned()],
-            not_before: "Mon, 19 Sep 2050 18:29:47 GMT".to_owned(),
-            description: String::new(),
-            event_source: "Platform".to_owned(),
-            duration_in_seconds: -1,
-        });
-    }
-
-    /// Takes it back.
-    pub(crate) fn complete(&self, id: &str) {
-        self.imds.complete_event(id);
     }
 
     /// The health reports that the host got from the guest.

@@ -52,6 +52,11 @@ impl Config {
         if let Some(path) = value["authentication"]["x509"]["clientCAFile"].as_str().filter(|path| !path.is_empty()) {
             std::fs::read(root.at(path)).with_context(|| format!("unable to load client CA file {path}"))?;
         }
+        for field in ["tlsCertFile", "tlsPrivateKeyFile"] {
+            if let Some(path) = value[field].as_str().filter(|path| !path.is_empty()) {
+                std::fs::read(root.at(path)).with_context(|| format!("unable to load {field} {path}"))?;
+            }
+        }
         check_credential_provider(root, flags)?;
         Self::new(&value, flags)
     }

@@ -1,0 +1,44 @@
+//! What goes on, for whoever watches: one line that changes on a terminal, plain lines in a pipe.
+
+use std::io::{IsTerminal as _, Write as _};
+
+/// Where words about the work go: standard error, so that results can be piped.
+#[derive(Debug)]
+pub struct Progress {
+    terminal: bool,
+}
+
+impl Progress {
+    /// As standard error is.
+    pub fn new() -> Self {
+        Self { terminal: std::io::stderr().is_terminal() }
+    }
+
+    /// What is done just now.
+    pub fn now(&self, text: &str) {
+        if self.terminal { self.write(&format!("\r\x1b[K{text}")) } else { self.write(&format!("{text}\n")) }
+    }
+
+    /// A line that stays.
+    pub fn say(&self, text: &str) {
+        if self.terminal { self.write(&format!("\r\x1b[K{text}\n")) } else { self.write(&format!("{text}\n")) }
+    }
+
+    /// Takes the line of [`Progress::now`] away.
+    pub fn end(&self) {
+        if self.terminal {
+            self.write("\r\x1b[K");
+        }
+    }
+
+    fn write(&self, text: &str) {
+        let mut stderr = std::io::stderr().lock();
+        let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()); // nobody watches: nobody needs to know
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}

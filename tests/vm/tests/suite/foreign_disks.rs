@@ -1,0 +1,74 @@
+//! The guard proof on a real kernel: each kind of foreign data on a disk that is local by identity, alone and beside a blank one; the
+//! executor is told to make a file system there, past all that a plan would say. Not a byte of any disk changes.
+
+use std::fmt::Write as _;
+
+use nap_e2e::corpus::{BYTES, CORPUS, make, prepare};
+use nap_vm::{Bus, DataDisk, Image, Vm, VmLock, VmOptions, artifact, workspace};
+
+use crate::azure::{Azure, VM_ID, custom_data};
+use crate::guest::{BOOT, COMMAND, note, told, wait_for_agent};
+use crate::local_disks::{assert_namespaces_are_told_apart, namespaces, overlay};
+
+/// Room between the images.
+const STRIDE: u64 = BYTES + (1 << 20);
+
+#[test]
+fn no_foreign_disk_is_written_to() {
+    let lock = VmLock::take().unwrap();
+    let folder = tempfile::tempdir_in(workspace().join("target")).unwrap();
+    prepare(folder.path());
+    let content: Vec<_> =
+        CORPUS.iter().zip(0..).map(|(kind, number)| (number * STRIDE, make(kind, folder.path()))).collect();
+    let azure = Azure::start();
+    let mut options = VmOptions::new("foreign-disks", VM_ID);
+    let script = workspace().join("tests/vm/tests/suite/local_disks/foreign.sh");
+    options.overlay = overlay().file("/usr/bin/nap-make-volume", artifact("nap-make-volume").unwrap(), 0o755).file(
+        "/usr/lib/nap-vm/foreign.sh",
+        script,
+        0o755,
+    );
+    options.disc = Some(azure.disc(Some(custom_data(&azure.bootstrap()))));
+    options.forwards = azure.forwards();
+    options.kernel_arguments = "nvme_core.multipath=N".to_owned();
+    let disk = |name: &str, bytes, content| DataDisk { name: name.to_owned(), bytes, content, bus: Bus::Virtio };
+    let corpus = disk("corpus", STRIDE * CORPUS.len() as u64, content);
+    options.disks = [corpus, disk("local-blank", 1 << 30, Vec::new())].into_iter().chain(namespaces()).collect();
+    let mut vm = Vm::start_with(lock, &Image::build().unwrap(), &options).unwrap();
+    drop(folder);
+    assert_eq!(wait_for_agent(&mut vm), 0);
+    assert_namespaces_are_told_apart(&mut vm, "/var/lib/nap-agent/facts.json");
+    told(&mut vm, "sync");
+    let before = ["corpus", "local-blank"].map(|name| vm.data_disk_digest(name).unwrap());
+
+    let mut wrong = String::new();
+    for (kind, number) in CORPUS.iter().zip(0_u64..) {
+        let at = number * STRIDE;
+        let command = format!("/usr/lib/nap-vm/foreign.sh {at} {BYTES}");
+        let output = vm.run(&command, COMMAND).unwrap();
+        let answers: Vec<_> = output.text.lines().filter(|line| line.starts_with("answer: ")).collect();
+        let refused =
+            answers.iter().filter(|line| line.contains("LocalDiskForeignData") && line.contains("local-foreign"));
+        if output.status != 0 || answers.len() != 2 || refused.count() != 2 {
+            writeln!(wrong, "{}: status {}\n{}", kind.name, output.status, output.text).unwrap();
+        }
+    }
+    told(&mut vm, "sync");
+    let after = ["corpus", "local-blank"].map(|name| vm.data_disk_digest(name).unwrap());
+    assert!(wrong.is_empty(), "{wrong}");
+    assert_eq!(after, before, "a foreign or blank disk was written to");
+    note(format_args!("{} kinds of foreign data, alone and beside a blank disk: refused, unchanged", CORPUS.len()));
+
+    // Blank, and in an array without a superblock: no byte tells, only the kernel.
+    let name = told(&mut vm, "basename $(dirname $(dirname $(grep -lx local-blank /sys/block/nvme*n*/device/serial)))");
+    let array = "/dev/md/somebodys --force --level=0 --raid-devices=1";
+    told(&mut vm, &format!("mdadm --build {array} /dev/{name}"));
+    let output = vm.run("nap-make-volume local-blank", COMMAND).unwrap();
+    assert!(output.text.contains("LocalDiskInUse"), "{}", output.text);
+    told(&mut vm, "mdadm --stop /dev/md/somebodys");
+
+    // The same program on the blank disk alone makes a file system: it could have.
+    let output = vm.run("nap-make-volume local-blank", BOOT).unwrap();
+    assert!(output.text.contains("made: [\"disks.volume\"]"), "{}", output.text);
+    assert_ne!(vm.data_disk_digest("local-blank").unwrap(), before[1]);
+}
