@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nap_host::imds;
 use nap_model::os::{DISTRIBUTIONS, Distribution};
 
+use crate::http::TlsFiles;
+
 const AFTER_HELP: &str = "\
 Not for people: `local-dns run` serves LocalDNS and `local-dns clean` gives the node its own resolver back; localdns.service calls both.
 
@@ -91,9 +93,14 @@ pub(crate) enum Command {
         /// Seconds between two looks at the machine
         #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
         interval: Duration,
-        /// Address of the health endpoint
+        /// Address of the endpoint for this machine: /v1/health, /livez, /readyz, /metrics
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:20266")]
         listen: std::net::SocketAddr,
+        /// Do not write conditions of our own (KernelReady and its like) to the Node
+        #[arg(long)]
+        no_conditions: bool,
+        #[command(flatten)]
+        tls: TlsArguments,
     },
     /// Show how the last boot went and what has drifted since
     Status,
@@ -105,8 +112,17 @@ pub(crate) enum Command {
     },
     /// List every reason for which a boot can fail: exit code, time limit, meaning, what to do
     Reasons,
-    /// Print the JSON Schema of the NodeBootstrap format
-    Schema,
+    /// Tell what a reason of the health document or of a failed boot means, and what to do
+    Explain {
+        /// The word, such as ContainerdUnresponsive
+        reason: String,
+    },
+    /// Print the JSON Schema of a format
+    Schema {
+        /// Which one
+        #[arg(value_enum, default_value_t = SchemaOf::NodeBootstrap)]
+        of: SchemaOf,
+    },
     /// Print a completion script
     Completions {
         /// The shell
@@ -121,6 +137,43 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: LocalDnsAction,
     },
+}
+
+/// The endpoint for clients with certificates; all of it or nothing.
+#[derive(Debug, Args)]
+pub(crate) struct TlsArguments {
+    /// Address of the endpoint for provisioners (TLS 1.3, client certificates): /v1/health and /metrics
+    #[arg(long, value_name = "ADDRESS", requires_all = ["tls_certificate", "tls_key", "tls_client_ca"])]
+    tls_listen: Option<std::net::SocketAddr>,
+    /// PEM file with the endpoint's certificate chain
+    #[arg(long, value_name = "FILE", requires = "tls_listen")]
+    tls_certificate: Option<PathBuf>,
+    /// PEM file with the key of that certificate
+    #[arg(long, value_name = "FILE", requires = "tls_listen")]
+    tls_key: Option<PathBuf>,
+    /// PEM file with the authority that signs clients' certificates
+    #[arg(long, value_name = "FILE", requires = "tls_listen")]
+    tls_client_ca: Option<PathBuf>,
+}
+
+impl TlsArguments {
+    pub(crate) fn files(self) -> Option<TlsFiles> {
+        Some(TlsFiles {
+            address: self.tls_listen?,
+            certificate: self.tls_certificate?,
+            key: self.tls_key?,
+            client_authority: self.tls_client_ca?,
+        })
+    }
+}
+
+/// Which schema is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchemaOf {
+    /// Our own format of custom data
+    NodeBootstrap,
+    /// The document at /v1/health
+    NodeHealth,
 }
 
 /// What to do with LocalDNS.

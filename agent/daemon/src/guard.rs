@@ -1,4 +1,4 @@
-//! The guard: look, compare with the plan, put back what drifted. Monitors, verdicts and budgets come on top of this loop.
+//! The guard: look, compare with the plan, put back what drifted. The watch over the node's health ([`crate::health`]) runs beside it.
 //!
 //! Two rules keep it from doing harm already now. What an administrator stopped (a unit that is inactive and ended well) stays
 //! stopped. And a step that drifts again and again has another writer: after [`MAX_REPAIRS`] in an hour it is left alone and said so.
@@ -51,7 +51,7 @@ pub(crate) async fn guard(context: &Context, tail: &Tail, every: Duration, healt
     let mut ticks = interval(feed);
     let mut last_look: Option<Instant> = None;
     let repairs = past_repairs(context);
-    let mut guard = Guard { context, tail, config: None, repairs, said: String::new(), tag_at: Instant::now() };
+    let mut guard = Guard { context, tail, health, config: None, repairs, said: String::new(), tag_at: Instant::now() };
     notify::ready("guarding");
     loop {
         ticks.tick().await;
@@ -117,6 +117,7 @@ impl std::fmt::Display for State {
 struct Guard<'a> {
     context: &'a Context,
     tail: &'a Tail,
+    health: &'a Health,
     config: Option<NodeConfig>,
     repairs: HashMap<String, Vec<Timestamp>>,
     said: String,
@@ -221,6 +222,9 @@ impl Guard<'_> {
         if let Some(tag) = api_server_tag(config).filter(|_| Instant::now() >= self.tag_at) {
             self.tag_at = Instant::now() + jittered(TAG_EVERY);
             follow_tag(self.context, tag, &mut facts).await;
+        }
+        if let Ok(name) = node_name(config, &facts) {
+            self.health.is_named(name.as_str());
         }
         keep(config, &facts)
     }

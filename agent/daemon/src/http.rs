@@ -1,136 +1,247 @@
-//! The agent's own health over HTTP, served from a thread of its own, so that it answers while the guard waits for a disk.
+//! The endpoint: the node's health for provisioners, the agent's own for probes, both for Prometheus.
+//!
+//! Served from a thread of its own, so that it answers while the guard waits for a disk. The document is made when it changes and not
+//! when it is asked for; a poll of a healthy node is a comparison of two short texts and an answer without a body.
 
-use std::convert::Infallible;
+mod connection;
+mod route;
+mod tls;
+
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tracing::{debug, info, warn};
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use nap_host::watch::KernelLog;
+use nap_model::monitor::Verdict;
+use nap_model::report::NodeHealth;
+use nap_model::verdict::{Condition, State as HealthState};
+use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::guard::State;
-
-/// Most connections at once; more wait.
-const MAX_CONNECTIONS: usize = 32;
-
-/// A client that sends its request more slowly than this is dropped.
-const SLOW_CLIENT: Duration = Duration::from_secs(5);
+pub(crate) use tls::TlsFiles;
 
 /// A guard that missed this many looks is stuck.
 const MISSED_LOOKS: u32 = 3;
 
-/// What the guard saw last, and when.
+/// A watch that did not sweep for so long is stuck.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// What the guard and the watch saw last, and when.
 #[derive(Debug, Clone)]
 pub(crate) struct Health {
     every: Duration,
-    last: Arc<Mutex<(Instant, Option<State>)>>,
+    seen: Arc<Mutex<Seen>>,
+    published: Arc<watch::Sender<Arc<Published>>>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    looked: Instant,
+    state: Option<State>,
+    drift: Option<Vec<String>>,
+    node_name: Option<String>,
+    swept: Instant,
+    kernel_log: KernelLog,
+}
+
+/// The document as it goes out.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    generation: u64,
+    tag: String,
+    verdict: String,
+    document: Bytes,
+    verdict_view: Bytes,
+    metrics: String,
+    node_name: String,
+    conditions: Vec<Condition>,
+}
+
+impl Published {
+    /// Empty before it is known.
+    pub(crate) fn node_name(&self) -> &str {
+        &self.node_name
+    }
+
+    /// As they should be on the Node.
+    pub(crate) fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
 }
 
 impl Health {
     pub(crate) fn new(every: Duration) -> Self {
-        Self { every, last: Arc::new(Mutex::new((Instant::now(), None))) }
+        let now = Instant::now();
+        let seen = Seen {
+            looked: now,
+            state: None,
+            drift: None,
+            node_name: None,
+            swept: now,
+            kernel_log: KernelLog::default(),
+        };
+        let published = watch::Sender::new(Arc::default());
+        Self { every, seen: Arc::new(Mutex::new(seen)), published: Arc::new(published) }
     }
 
     /// The guard has looked.
     pub(crate) fn looked(&self, state: State) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), Some(state));
+        let mut seen = self.seen();
+        seen.drift = match &state {
+            State::InSync | State::Repaired(_) => Some(Vec::new()),
+            State::Left(why) => Some(why.clone()),
+            State::NotBooted(_) | State::Failed(_) => None,
+        };
+        seen.looked = Instant::now();
+        seen.state = Some(state);
+    }
+
+    /// The guard knows the node's name.
+    pub(crate) fn is_named(&self, name: &str) {
+        self.seen().node_name = Some(name.to_owned());
+    }
+
+    /// What the guard could not put back, once for each look.
+    pub(crate) fn take_drift(&self) -> Option<Vec<String>> {
+        self.seen().drift.take()
+    }
+
+    pub(crate) fn take_node_name(&self) -> Option<String> {
+        self.seen().node_name.take()
+    }
+
+    /// The watch has swept.
+    pub(crate) fn swept(&self, kernel_log: KernelLog) {
+        let mut seen = self.seen();
+        seen.swept = Instant::now();
+        seen.kernel_log = kernel_log;
+    }
+
+    /// The document has changed.
+    pub(crate) fn publish(&self, document: &NodeHealth, state: &HealthState, node_name: &str) {
+        let published = Published {
+            generation: state.generation(),
+            tag: format!("\"{}\"", state.tag()),
+            verdict: format!("{:?}", state.current().state),
+            document: json(document),
+            verdict_view: json(&document.verdict_view()),
+            metrics: metrics(state),
+            node_name: node_name.to_owned(),
+            conditions: state.conditions(),
+        };
+        self.published.send_replace(Arc::new(published));
+    }
+
+    /// The document, and every change of it.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.subscribe()
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How old the last sweep is.
+    fn age(&self) -> Duration {
+        self.seen().swept.elapsed()
     }
 
     fn live(&self) -> (StatusCode, String) {
-        let (at, _) = &*self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.seen();
         let limit = (self.every * MISSED_LOOKS).max(Duration::from_secs(30));
-        match at.elapsed() {
-            age if age > limit => {
-                (StatusCode::SERVICE_UNAVAILABLE, format!("the guard last looked {} s ago\n", age.as_secs()))
-            }
+        let stuck = |who: &str, age: Duration| {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("the {who} last looked {} s ago\n", age.as_secs()))
+        };
+        match (seen.looked.elapsed(), seen.swept.elapsed()) {
+            (guard, _) if guard > limit => stuck("guard", guard),
+            (_, watch) if watch > STUCK => stuck("watch over the node's health", watch),
             _ => (StatusCode::OK, "ok\n".to_owned()),
         }
     }
 
     fn ready(&self) -> (StatusCode, String) {
-        match &self.last.lock().unwrap_or_else(PoisonError::into_inner).1 {
+        match &self.seen().state {
             Some(state @ (State::InSync | State::Repaired(_))) => (StatusCode::OK, format!("{state}\n")),
             Some(state) => (StatusCode::SERVICE_UNAVAILABLE, format!("{state}\n")),
             None => (StatusCode::SERVICE_UNAVAILABLE, "not looked yet\n".to_owned()),
         }
     }
+
+    /// Prometheus' text format.
+    fn metrics(&self) -> String {
+        let log = self.seen().kernel_log;
+        let age = self.age().as_secs_f64();
+        let published = self.published.borrow().metrics.clone();
+        format!(
+            "{published}\
+             # HELP nap_health_last_look_age_seconds Time since the node was last looked at.\n\
+             # TYPE nap_health_last_look_age_seconds gauge\nnap_health_last_look_age_seconds {age:.3}\n\
+             # HELP nap_kmsg_records_total Records of the kernel's log that were read.\n\
+             # TYPE nap_kmsg_records_total counter\nnap_kmsg_records_total {}\n\
+             # HELP nap_kmsg_lost_total Records of the kernel's log that were overwritten before they were read.\n\
+             # TYPE nap_kmsg_lost_total counter\nnap_kmsg_lost_total {}\n\
+             # HELP nap_kmsg_of_users_total Records that users wrote into the kernel's log; they are not believed.\n\
+             # TYPE nap_kmsg_of_users_total counter\nnap_kmsg_of_users_total {}\n",
+            log.records, log.lost, log.of_users
+        )
+    }
 }
 
-/// How often an address that is taken is tried again. The guard does its work meanwhile.
-const BIND_EVERY: Duration = Duration::from_secs(5);
+fn json(value: &impl Serialize) -> Bytes {
+    Bytes::from(serde_json::to_vec(value).expect("it is plain data with texts for keys"))
+}
 
-/// Serves the endpoint until the process ends.
-pub(crate) fn serve(address: SocketAddr, health: Health) -> anyhow::Result<()> {
+fn metrics(state: &HealthState) -> String {
+    use std::fmt::Write;
+    let mut text = "# HELP nap_health_verdict The node's verdict: 1 for the one that stands.\n\
+                    # TYPE nap_health_verdict gauge\n"
+        .to_owned();
+    let all = [
+        Verdict::Unknown,
+        Verdict::Healthy,
+        Verdict::Degraded,
+        Verdict::Repairing,
+        Verdict::NeedsReboot,
+        Verdict::NeedsReplacement,
+    ];
+    let current = state.current().state;
+    for verdict in all {
+        let _ = writeln!(text, "nap_health_verdict{{verdict=\"{verdict:?}\"}} {}", u8::from(verdict == current)); // a String takes all
+    }
+    text.push_str("# HELP nap_health_fault Faults that are there now.\n# TYPE nap_health_fault gauge\n");
+    let findings = state.findings();
+    for fault in nap_model::monitor::faults() {
+        let count = findings.iter().filter(|finding| finding.fault.reason == fault.reason).count();
+        let _ = writeln!(text, "nap_health_fault{{reason=\"{}\"}} {count}", fault.reason); // as above
+    }
+    let _ = writeln!(
+        text,
+        "# HELP nap_health_generation Changes of the health document.\n# TYPE nap_health_generation counter\n\
+         nap_health_generation {}",
+        state.generation()
+    ); // as above
+    text
+}
+
+/// Serves the endpoints until the process ends: one for this machine, and one for clients with a certificate.
+pub(crate) fn serve(address: SocketAddr, tls: Option<TlsFiles>, health: Health) -> anyhow::Result<()> {
+    let tls = tls.map(|files| files.read()).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("http".to_owned());
     thread.spawn(move || {
         runtime.block_on(async {
-            let listener = bind(address).await;
-            accept(listener, health).await;
+            let plain = connection::serve(address, None, health.clone());
+            match tls {
+                Some((address, tls)) => {
+                    // Neither ends.
+                    tokio::join!(plain, connection::serve(address, Some(tls), health.clone()));
+                }
+                None => plain.await,
+            }
         });
     })?;
     Ok(())
-}
-
-async fn bind(address: SocketAddr) -> TcpListener {
-    loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => {
-                info!(%address, "serving /livez and /readyz");
-                return listener;
-            }
-            Err(error) => {
-                warn!(%address, error = %error, "cannot serve /livez; somebody else has the address");
-                tokio::time::sleep(BIND_EVERY).await;
-            }
-        }
-    }
-}
-
-async fn accept(listener: TcpListener, health: Health) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of file descriptors, most likely; others close theirs meanwhile.
-                debug!(error = %error, "cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let health = health.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let answer = answer(&request, &health);
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let mut connection = http1::Builder::new();
-            connection.timer(TokioTimer::new()).header_read_timeout(SLOW_CLIENT).keep_alive(false);
-            if let Err(error) = connection.serve_connection(TokioIo::new(stream), service).await {
-                debug!(error = %error, "connection ended");
-            }
-            drop(place);
-        });
-    }
-}
-
-fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>> {
-    let (status, text) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/livez") => health.live(),
-        (&Method::GET, "/readyz") => health.ready(),
-        (&Method::GET, _) => (StatusCode::NOT_FOUND, "there are /livez and /readyz\n".to_owned()),
-        _ => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
-    };
-    let mut response = Response::new(Full::from(text));
-    *response.status_mut() = status;
-    response
 }

@@ -2,10 +2,12 @@
 
 mod boot;
 mod cli;
+mod conditions;
 mod context;
 mod drop_in;
 mod finish;
 mod guard;
+mod health;
 mod http;
 mod local_dns;
 mod logging;
@@ -24,7 +26,7 @@ use nap_model::report::{Failure, Reason};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
-use cli::{Cli, Command, LocalDnsAction};
+use cli::{Cli, Command, LocalDnsAction, SchemaOf};
 use context::Context;
 use drop_in::Called;
 use logging::Tail;
@@ -72,7 +74,15 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
             Ok(0)
         }
         Command::Boot { dry_run: false } => boot_and_report(&context, tail).await,
-        Command::Guard { interval, listen } => guard_until_told(&context, tail, interval, listen).await,
+        Command::Guard { interval, listen, no_conditions, tls } => {
+            let health = http::Health::new(interval);
+            http::serve(listen, tls.files(), health.clone())?;
+            health::start(&context, health.clone())?;
+            if !no_conditions {
+                conditions::start(&context.root, &health)?;
+            }
+            guard_until_told(&context, tail, interval, &health).await
+        }
         Command::LocalDns { action: LocalDnsAction::Run } => local_dns::run(&context.root).await,
         Command::LocalDns { action: LocalDnsAction::Clean } => local_dns::clean(&context.root).await,
         Command::Status => show::status(&context, &mut out).await,
@@ -81,10 +91,15 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
             show::reasons(context.output, &mut out)?;
             Ok(0)
         }
-        Command::Schema => {
+        Command::Schema { of: SchemaOf::NodeBootstrap } => {
             writeln!(out, "{:#}", nap_model::config::json_schema())?;
             Ok(0)
         }
+        Command::Schema { of: SchemaOf::NodeHealth } => {
+            writeln!(out, "{:#}", nap_model::report::health_schema())?;
+            Ok(0)
+        }
+        Command::Explain { reason } => show::explain(&reason, context.output, &mut out),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "nap-agent", &mut out);
             Ok(0)
@@ -123,15 +138,13 @@ async fn guard_until_told(
     context: &Context,
     tail: &Tail,
     interval: std::time::Duration,
-    listen: std::net::SocketAddr,
+    health: &http::Health,
 ) -> anyhow::Result<u8> {
-    let health = http::Health::new(interval);
-    http::serve(listen, health.clone())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
         // Dropped at a signal: a step that was under way is finished by the next run, like after a crash.
-        never = guard::guard(context, tail, interval, &health) => match never {},
+        never = guard::guard(context, tail, interval, health) => match never {},
         _ = terminate.recv() => info!("told to stop"),
         _ = interrupt.recv() => info!("interrupted"),
     }

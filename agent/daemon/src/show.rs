@@ -5,12 +5,14 @@ use std::io::{self, Write};
 use nap_host::executor::{Comparison, compare};
 use nap_host::sources::Found;
 use nap_host::{journal, observe, persist};
+use nap_model::monitor::{self, Verdict};
 use nap_model::plan::{DiskUse, Plan, Want, disk_uses, packet_filter_rules};
-use nap_model::report::{Failure, REASONS, Reason};
+use nap_model::report::{AgentSeen, Failure, Identity, NodeHealth, REASONS, Reason};
 use serde_json::json;
 
 use crate::cli::Output;
 use crate::context::{Context, config_of};
+use crate::health::Kept;
 
 /// `decode`: the document with every mistake in it.
 pub(crate) async fn decode(context: &Context, out: &mut impl Write) -> anyhow::Result<u8> {
@@ -106,7 +108,83 @@ fn write_comparison(comparison: &Comparison, out: &mut impl Write) -> io::Result
     }
 }
 
-/// `status`: the last boot, and what has drifted since.
+/// `explain`: a fault's row, or a boot's reason.
+pub(crate) fn explain(reason: &str, output: Output, out: &mut impl Write) -> anyhow::Result<u8> {
+    if let Some(fault) = monitor::fault(reason) {
+        let signals: Vec<_> = monitor::signals().filter(|signal| std::ptr::eq(signal.fault, fault)).collect();
+        if output == Output::Json {
+            let signals: Vec<_> =
+                signals.iter().map(|signal| json!({"name": signal.name, "class": signal.class})).collect();
+            let all = json!({
+                "reason": fault.reason, "subsystem": fault.subsystem, "worst": fault.worst, "scope": fault.scope,
+                "persistSeconds": fault.persist.as_secs(), "explainedBy": fault.explained_by, "signals": signals,
+                "meaning": fault.meaning, "hint": fault.hint,
+            });
+            writeln!(out, "{all:#}")?;
+            return Ok(0);
+        }
+        writeln!(out, "{} ({:?})\n    {}\n    {}", fault.reason, fault.subsystem, fault.meaning, fault.hint)?;
+        match fault.worst {
+            Verdict::Degraded => writeln!(out, "verdict: Degraded, never worse")?,
+            worst => writeln!(out, "verdict: Degraded; {worst:?} when proven for {} s", fault.persist.as_secs())?,
+        }
+        for signal in signals {
+            let (bad, of) = signal.enter;
+            let alone = if signal.is_authoritative { ", proves it alone" } else { "" };
+            let (name, class, leave) = (signal.name, signal.class, signal.leave);
+            writeln!(out, "signal:  {name} ({class:?}), {bad} of {of} bad to enter, {leave} good to leave{alone}")?;
+        }
+        if !fault.explained_by.is_empty() {
+            writeln!(out, "caused by, when there: {}", fault.explained_by.join(", "))?;
+        }
+        return Ok(0);
+    }
+    match REASONS.iter().find(|row| row.reason.to_string().eq_ignore_ascii_case(reason)) {
+        Some(row) if output == Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(row)?)?,
+        Some(row) => writeln!(
+            out,
+            "{} (a failed boot, exit code {})\n    {}\n    {}",
+            row.reason, row.exit_code, row.meaning, row.hint
+        )?,
+        None => {
+            let faults: Vec<_> = monitor::faults().map(|fault| fault.reason).collect();
+            anyhow::bail!(
+                "no reason is called {reason}; faults are {}; for boots see `nap-agent reasons`",
+                faults.join(", ")
+            );
+        }
+    }
+    Ok(0)
+}
+
+fn health_json(kept: &Kept) -> serde_json::Value {
+    let document = NodeHealth::of(&kept.state, &Identity::default(), &AgentSeen::default());
+    let document = serde_json::to_value(document).unwrap_or_default(); // plain data with texts for keys
+    json!({"keptAt": kept.kept_at, "verdict": document["verdict"], "subsystems": document["subsystems"]})
+}
+
+/// The verdict and its findings, as the guard last kept them.
+fn write_health(kept: &Kept, out: &mut impl Write) -> io::Result<()> {
+    let current = kept.state.current();
+    let (state, since, at) = (current.state, current.since, kept.kept_at);
+    writeln!(out, "health:  {state:?} since {since} (as kept at {at})")?;
+    for finding in kept.state.findings() {
+        let on = if finding.target.is_empty() { String::new() } else { format!(" on {}", finding.target) };
+        let why = finding.caused_by.as_ref().map_or(String::new(), |cause| format!(", caused by {cause}"));
+        let held = if finding.is_held { ", gone and held because it came again and again" } else { "" };
+        writeln!(
+            out,
+            "finding: {}{on} since {}{why}{held}: {}",
+            finding.fault.reason, finding.since, finding.fault.meaning
+        )?;
+        for seen in &finding.evidence {
+            writeln!(out, "         {} ({:?}): {}", seen.signal, seen.class, seen.sample)?;
+        }
+    }
+    Ok(())
+}
+
+/// `status`: the last boot, what has drifted since, and the node's health.
 pub(crate) async fn status(context: &Context, out: &mut impl Write) -> anyhow::Result<u8> {
     let root = &context.root;
     let report = persist::read_report(root)?;
@@ -115,6 +193,7 @@ pub(crate) async fn status(context: &Context, out: &mut impl Write) -> anyhow::R
     let disks = disks(context).await.unwrap_or_default(); // why not the line about drift says
     let booted = report.as_ref().is_some_and(|report| report.exit_code == "0" && report.boot_id == boot_id);
     let lines = journal::read(root)?;
+    let health: Option<Kept> = persist::read_health(root)?;
     let last: Vec<_> = lines.iter().rev().filter(|line| line.event != journal::Event::InSync).take(5).collect();
     if context.output == Output::Json {
         let drifted = drifted.as_ref().map_err(ToString::to_string);
@@ -122,7 +201,10 @@ pub(crate) async fn status(context: &Context, out: &mut impl Write) -> anyhow::R
         writeln!(
             out,
             "{:#}",
-            json!({"booted": booted, "report": report, "drifted": drifted, "error": error, "disks": disks, "journal": last})
+            json!({
+                "booted": booted, "report": report, "drifted": drifted, "error": error, "disks": disks, "journal": last,
+                "health": health.map(|kept| health_json(&kept)),
+            })
         )?;
         return Ok(u8::from(!booted || drifted.is_none_or(|drifted| !drifted.is_empty())));
     }
@@ -142,6 +224,10 @@ pub(crate) async fn status(context: &Context, out: &mut impl Write) -> anyhow::R
     for disk in &disks {
         let gib = disk.bytes >> 30;
         writeln!(out, "disk:    {} {gib} GiB {} ({}): {}", disk.name, disk.model, disk.serial, disk.purpose)?;
+    }
+    match &health {
+        Some(kept) => write_health(kept, out)?,
+        None => writeln!(out, "health:  no guard has looked")?,
     }
     for line in last.iter().rev() {
         writeln!(out, "journal: {} {} {} {:?} {}", line.at, line.run, line.step, line.event, line.detail)?;

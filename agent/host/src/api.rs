@@ -285,7 +285,7 @@ pub async fn node(root: &Root, name: &str) -> Result<Node, NodeError> {
     }
 }
 
-async fn client(root: &Root) -> Result<Client, NodeError> {
+pub(crate) async fn client(root: &Root) -> Result<Client, NodeError> {
     let bad = |message: String| NodeError::BadKubeconfig(message);
     let text = root.read_text(KUBECONFIG).map_err(|error| bad(crate::chain(&error)))?.ok_or(NodeError::NoKubeconfig)?;
     let mut kubeconfig = Kubeconfig::from_yaml(&text).map_err(|error| bad(error.to_string()))?;

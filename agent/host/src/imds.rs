@@ -8,7 +8,9 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use nap_model::facts::Instance;
+use nap_model::monitor::ScheduledEvent;
 use reqwest::{Client, Response, StatusCode, header, redirect};
 use serde_json::Value;
 use thiserror::Error;
@@ -21,6 +23,9 @@ pub const DEFAULT_URL: &str = "http://169.254.169.254";
 
 /// Version with all we need (encryption at host came with it), and the one that old Azure Stacks have.
 const API_VERSIONS: [&str; 2] = ["2021-11-01", "2019-06-01"];
+
+/// Version of the scheduled events, with their durations and sources.
+const EVENTS_API_VERSION: &str = "2020-07-01";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -127,6 +132,29 @@ impl Imds {
         let query = |version: &str| format!("/metadata/instance?api-version={version}&extended=true");
         let body = self.get_any_version("/metadata/instance", query, is_good, limit).await?;
         Ok(instance(&serde_json::from_slice(&body).unwrap_or_default()))
+    }
+
+    /// What the platform announces for a VM, and by how many seconds our clock is ahead of the host's. Asked once, without trying again:
+    /// whoever polls asks again anyway. The first question of a VM's life may take two minutes.
+    ///
+    /// # Errors
+    /// What came instead of a list of events.
+    pub async fn scheduled_events(&self, vm_name: &str) -> Result<(Vec<ScheduledEvent>, Option<i64>), String> {
+        self.wait_for_turn().await;
+        let url = format!("{}/metadata/scheduledevents?api-version={EVENTS_API_VERSION}", self.base);
+        let request = self.http.get(url).header("Metadata", "true").timeout(REQUEST_TIMEOUTS[0]);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let response = request.send().await.map_err(|error| crate::chain(&error))?;
+        let status = response.status();
+        let date = response.headers().get(header::DATE).and_then(|date| date.to_str().ok()).and_then(http_date);
+        let ahead = date.map(|date| Timestamp::now().as_second() - date.as_second());
+        let body = bounded_body(response).await?;
+        if status != StatusCode::OK {
+            return Err(format!("{status}"));
+        }
+        let document: Value = serde_json::from_slice(&body).map_err(|error| format!("no list of events: {error}"))?;
+        let list = document["Events"].as_array().ok_or("no list of events")?;
+        Ok((list.iter().filter(|event| concerns(event, vm_name)).filter_map(scheduled_event).collect(), ahead))
     }
 
     /// A text of the compute section, such as `userData`; empty when there is none.
@@ -252,6 +280,27 @@ pub fn jittered(delay: Duration) -> Duration {
     let random =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().subsec_nanos() % 1000;
     delay / 2 + delay * random / 1000
+}
+
+fn http_date(text: &str) -> Option<Timestamp> {
+    jiff::fmt::rfc2822::parse(text).ok().map(|date| date.timestamp())
+}
+
+/// IMDS tells of every VM that shares a placement with ours; only what names this one is ours.
+fn concerns(event: &Value, vm_name: &str) -> bool {
+    let names = event["Resources"].as_array().into_iter().flatten();
+    names.filter_map(Value::as_str).any(|name| name.eq_ignore_ascii_case(vm_name))
+}
+
+fn scheduled_event(event: &Value) -> Option<ScheduledEvent> {
+    let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+    Some(ScheduledEvent {
+        id: event["EventId"].as_str()?.to_owned(),
+        kind: event["EventType"].as_str()?.to_owned(),
+        not_before: event["NotBefore"].as_str().and_then(http_date),
+        source: text("EventSource"),
+        has_started: event["EventStatus"] == "Started",
+    })
 }
 
 fn instance(document: &Value) -> Instance {

@@ -8,6 +8,7 @@ mod block;
 pub mod channels;
 pub mod checkpoint;
 pub mod cmd;
+pub mod conditions;
 pub mod confined;
 pub mod executor;
 mod expiry;
@@ -24,6 +25,7 @@ pub mod observe;
 pub mod packet_filter;
 pub mod persist;
 pub mod private_socket;
+pub mod random;
 pub mod root;
 mod serving_certificate;
 pub mod sources;
@@ -33,6 +35,7 @@ mod trust_store;
 pub mod units;
 mod volume;
 pub mod wait;
+pub mod watch;
 
 /// The error and everything beneath it, joined by `: `, as logs and reports show it.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -75,6 +75,25 @@ pub fn read_report(root: &Root) -> Result<Option<ProvisionReport>, FileError> {
     Ok(root.read(ProvisionReport::PATH)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
+/// What the guard knows of the node's health over time.
+const HEALTH: &str = "/var/lib/nap-agent/health.json";
+
+/// Keeps what is known of the node's health.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_health(root: &Root, json: &[u8]) -> Result<(), FileError> {
+    root.write(&AbsPath::literal(HEALTH), json, 0o600)
+}
+
+/// What an earlier run knew of the node's health; nothing when there is none that this version reads.
+///
+/// # Errors
+/// When the file is there and cannot be read.
+pub fn read_health<T: serde::de::DeserializeOwned>(root: &Root) -> Result<Option<T>, FileError> {
+    Ok(root.read(HEALTH)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
 /// What we noted of the local disks that we write to. World-readable: it has no secret, and people look for it.
 const DISKS: &str = "/var/lib/nap-agent/disks.json";
 

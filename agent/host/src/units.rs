@@ -111,6 +111,8 @@ trait Service {
     fn n_restarts(&self) -> zbus::Result<u32>;
     #[zbus(property)]
     fn exec_main_status(&self) -> zbus::Result<i32>;
+    #[zbus(property, name = "MainPID")]
+    fn main_pid(&self) -> zbus::Result<u32>;
 }
 
 /// Why a unit is not in its state.
@@ -187,6 +189,8 @@ pub struct UnitStatus {
     pub exit_status: i32,
     /// How often systemd restarted it.
     pub restarts: u32,
+    /// Its main process; 0 when it has none.
+    pub main_pid: u32,
 }
 
 impl UnitStatus {
@@ -452,6 +456,7 @@ impl Units {
             result: if is_service { service.result().await? } else { String::new() },
             exit_status: if is_service { service.exec_main_status().await? } else { 0 },
             restarts: if is_service { service.n_restarts().await? } else { 0 },
+            main_pid: if is_service { service.main_pid().await? } else { 0 },
             load,
         })
     }

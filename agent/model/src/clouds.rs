@@ -32,6 +32,9 @@ pub const CUSTOM_CLOUD: &str = "AzureStackCloud";
 /// The pause image of every pod, below its registry.
 const PAUSE_IMAGE: &str = "oss/kubernetes/pause:3.6";
 
+/// The contract of the health document; a name, never fetched.
+pub const HEALTH_API_VERSION: &str = "health.node.azure.com/v1";
+
 /// The dialect of our JSON Schema; a name, never fetched.
 pub const JSON_SCHEMA_DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 

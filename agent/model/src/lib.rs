@@ -1,7 +1,7 @@
 //! Decides what a node should look like.
 //!
 //! This crate is pure: it opens no file, asks no clock, runs no program and logs nothing. Bytes and facts go in;
-//! a [`config::NodeConfig`], a [`plan::Plan`] or a [`report::Failure`] comes out. `clippy.toml` beside `Cargo.toml`
+//! a [`config::NodeConfig`], a [`plan::Plan`], a [`report::Failure`] or a [`verdict::State`] comes out. `clippy.toml` beside `Cargo.toml`
 //! turns a slip into an error.
 
 pub mod clouds;
@@ -9,8 +9,10 @@ pub mod config;
 pub mod facts;
 pub mod image;
 pub mod kubernetes;
+pub mod monitor;
 pub mod os;
 pub mod plan;
 pub mod report;
 pub mod resolver;
 pub mod secret;
+pub mod verdict;

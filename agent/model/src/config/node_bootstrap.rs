@@ -36,7 +36,7 @@ pub(super) const SHAPE: Shape = Object(&[
     field("proxy", Object(PROXY), "HTTP proxy of containerd, kubelet and the package manager."),
     field("registries", Object(REGISTRIES), "Where images come from."),
     field("storage", Object(storage::FIELDS), "Local disks of the VM."),
-    field("health", Any, "The health endpoint.").ignored("this version's endpoint has no settings"),
+    field("health", Any, "The health endpoint.").ignored("the endpoint's settings are flags of `nap-agent guard`"),
 ]);
 
 const CLUSTER: &[Field] = &[

@@ -27,7 +27,7 @@ const SERVING_CERTIFICATE: &str = "/etc/kubernetes/certs/kubeletserver.crt";
 const SERVING_KEY: &str = "/etc/kubernetes/certs/kubeletserver.key";
 
 /// The port of kubelet's own health endpoint. Source: `KubeletHealthzPort`, k8s.io/kubernetes/pkg/cluster/ports.
-const HEALTHZ_PORT: u16 = 10248;
+pub const HEALTHZ_PORT: u16 = 10248;
 
 /// Cipher suites with forward secrecy of AKS' list; kubelet's default holds weaker ones.
 const CIPHER_SUITES: &[&str] = &[

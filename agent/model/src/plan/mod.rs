@@ -35,7 +35,7 @@ pub use disks::{
     disk_units, disk_uses,
 };
 use kubelet::node_address;
-pub use kubelet::{healthz_port, node_name};
+pub use kubelet::{HEALTHZ_PORT, healthz_port, node_name};
 use local_dns::LocalDns;
 pub use local_dns::{COREFILE, LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT};
 pub use network::api_server_tag;

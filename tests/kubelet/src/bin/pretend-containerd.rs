@@ -1,10 +1,18 @@
-//! A containerd that reads its configuration strictly and holds connections to its socket; it runs nothing.
+//! A containerd that reads its configuration strictly, holds connections to its socket and answers CRI's Version and Status; it runs nothing.
 
 use std::convert::Infallible;
 use std::io;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderName};
+use hyper::http::{HeaderMap, HeaderValue};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use pretend_kubelet::{Root, answer, log, notify};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -106,10 +114,38 @@ async fn run(root: &Root, config: &str, version: &str) -> anyhow::Result<Infalli
     notify("READY=1").context("cannot tell the service manager")?;
     let mut held = JoinSet::new();
     loop {
-        let (mut client, _) = listener.accept().await.context("cannot accept connections")?;
-        held.spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await });
+        let (client, _) = listener.accept().await.context("cannot accept connections")?;
+        let connection =
+            http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(client), service_fn(cri));
+        held.spawn(async move {
+            let _ = connection.await; // a client that speaks something else, or nothing, is only held
+        });
         while held.try_join_next().is_some() {}
     }
+}
+
+/// Answers a call of the CRI. Source: gRPC over HTTP/2, and runtime.v1.RuntimeService.
+async fn cri(request: Request<Incoming>) -> Result<Response<impl Body<Data = Bytes, Error = Infallible>>, Infallible> {
+    let text = |number: u8, text: &str| [&[number << 3 | 2, text.len() as u8], text.as_bytes()].concat();
+    let message = match request.uri().path() {
+        "/runtime.v1.RuntimeService/Version" => Some([text(1, "0.1.0"), text(2, "containerd"), text(4, "v1")].concat()),
+        "/runtime.v1.RuntimeService/Status" => {
+            let is_true = [0x10, 1];
+            let conditions = ["RuntimeReady", "NetworkReady"].map(|kind| [&text(1, kind), &is_true[..]].concat());
+            let inside = |message: &[u8]| [&[0x0a, message.len() as u8], message].concat();
+            Some(inside(&conditions.map(|condition| inside(&condition)).concat()))
+        }
+        _ => None,
+    };
+    // 12 is UNIMPLEMENTED.
+    let status = HeaderValue::from_static(if message.is_some() { "0" } else { "12" });
+    let message = message.unwrap_or_default();
+    let frame = [&[0, 0, 0, 0, message.len() as u8], &message[..]].concat();
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), status)]);
+    let body = Full::new(Bytes::from(frame)).with_trailers(async { Some(Ok(trailers)) });
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    Ok(response)
 }
 
 fn listen(root: &Root, socket: &str) -> anyhow::Result<UnixListener> {

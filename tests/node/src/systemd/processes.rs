@@ -45,6 +45,11 @@ impl Processes {
         Processes { events, running: HashMap::new(), last: 0 }
     }
 
+    /// The number of a process that was not reaped yet.
+    pub(crate) fn number(&self, id: ProcessId) -> Option<u32> {
+        self.running.get(&id).and_then(|running| u32::try_from(running.group.as_raw()).ok())
+    }
+
     /// Whether every process was reaped.
     pub(crate) fn is_empty(&self) -> bool {
         self.running.is_empty()

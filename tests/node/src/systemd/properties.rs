@@ -28,7 +28,7 @@ pub(crate) fn of(machine: &Machine, unit: &str, interface: &str) -> Result<Vec<P
         out.extend(unit_properties(machine, live));
     }
     if is_service && (every || interface == SERVICE) {
-        out.extend(service_properties(live));
+        out.extend(service_properties(machine, live));
     }
     Ok(out)
 }
@@ -47,10 +47,12 @@ fn unit_properties(machine: &Machine, live: &Live) -> Vec<Property> {
     ]
 }
 
-fn service_properties(live: &Live) -> Vec<Property> {
+fn service_properties(machine: &Machine, live: &Live) -> Vec<Property> {
+    let main = live.main.and_then(|id| machine.processes.as_ref()?.number(id)).unwrap_or(0);
     vec![
         Property { name: "Result", value: live.outcome.name().into(), announced: true },
         Property { name: "NRestarts", value: live.restarts.into(), announced: true },
+        Property { name: "MainPID", value: main.into(), announced: true },
         Property { name: "ExecMainStatus", value: live.end.map_or(0, End::status).into(), announced: true },
     ]
 }

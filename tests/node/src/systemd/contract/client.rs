@@ -160,6 +160,11 @@ impl Client {
         Ok((restarts, read_as("ExecMainStatus", self.property(unit, SERVICE, "ExecMainStatus").await?)?))
     }
 
+    /// `MainPID`; 0 when there is none.
+    pub(super) async fn main_process(&self, unit: &str) -> Result<u32, CheckError> {
+        read_as("MainPID", self.property(unit, SERVICE, "MainPID").await?)
+    }
+
     /// `ActiveState/SubState`.
     pub(super) async fn state(&self, unit: &str) -> Result<String, CheckError> {
         Ok(format!("{}/{}", self.text(unit, UNIT, "ActiveState").await?, self.text(unit, UNIT, "SubState").await?))

@@ -24,7 +24,10 @@ pub(super) async fn a_restart_gives_one_result(bench: &mut Bench) -> Result<(), 
     for _ in 0..2 {
         same("restart", bench.client.job("RestartUnit", &unit).await?.as_str(), "done")?;
         same("state", bench.client.state(&unit).await?.as_str(), "active/running")?;
+        same("has a process", bench.client.main_process(&unit).await? > 1, true)?;
     }
+    same("stop", bench.client.job("StopUnit", &unit).await?.as_str(), "done")?;
+    same("MainPID", bench.client.main_process(&unit).await?, 0)?;
     same("NRestarts", bench.client.numbers(&unit).await?.0, 0)
 }
 

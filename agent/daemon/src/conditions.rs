@@ -1,0 +1,142 @@
+//! Keeps our NodeConditions on the Node, and the API server unbothered.
+//!
+//! A write happens when a condition changed, and every half hour or so. After a start the Node is read once and written to only where it
+//! differs. When the server fails, full jitter from a second to five minutes: five thousand nodes that lost their server together do not
+//! come back together. A thread of its own, because kubelet's credential is read from a disk that may hang.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nap_host::conditions::{self, ConditionError};
+use nap_host::root::Root;
+use nap_host::{chain, random};
+use nap_model::verdict::{Condition, ConditionStatus};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::http::{Health, Published};
+
+/// Least time between two writes.
+const LEAST: Duration = Duration::from_secs(10);
+
+/// Time between two writes of what has not changed, give or take a fifth.
+const HEARTBEAT: Duration = Duration::from_secs(30 * 60);
+
+/// Longest wait before the first look at the Node, unless there is bad news.
+const FIRST: Duration = Duration::from_secs(60);
+
+const LEAST_BACKOFF: Duration = Duration::from_secs(1);
+const MOST_BACKOFF: Duration = Duration::from_secs(300);
+
+/// Writes until the process ends.
+pub(crate) fn start(root: &Arc<Root>, health: &Health) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let root = Arc::clone(root);
+    let published = health.subscribe();
+    let thread = std::thread::Builder::new().name("conditions".to_owned());
+    thread.spawn(move || {
+        let mut writer = Writer { root, published, uid: None, on_node: Vec::new(), failures: 0 };
+        match runtime.block_on(writer.keep()) {}
+    })?;
+    Ok(())
+}
+
+struct Writer {
+    root: Arc<Root>,
+    published: watch::Receiver<Arc<Published>>,
+    /// Of the Node that was read.
+    uid: Option<String>,
+    /// What we know to be on it.
+    on_node: Vec<Condition>,
+    failures: u32,
+}
+
+impl Writer {
+    async fn keep(&mut self) -> Infallible {
+        // Until there is a Node there is nothing to write to, and no credential.
+        let news = self.news().await;
+        if news.conditions().iter().all(|condition| condition.status != ConditionStatus::False) {
+            sleep(random::up_to(FIRST)).await;
+        }
+        let mut heartbeat = next_heartbeat();
+        loop {
+            let news = self.published.borrow_and_update().clone();
+            let is_heartbeat = Instant::now() >= heartbeat;
+            let pause = match self.write(&news, is_heartbeat).await {
+                Ok(count) => {
+                    self.failures = 0;
+                    if is_heartbeat {
+                        heartbeat = next_heartbeat();
+                    }
+                    if count == 0 { Duration::ZERO } else { LEAST }
+                }
+                Err(error) => self.after(&error),
+            };
+            sleep(pause).await;
+            if self.failures == 0 {
+                // Whichever comes first; either can be taken up again.
+                let _ = timeout(heartbeat.saturating_duration_since(Instant::now()), self.published.changed()).await;
+            }
+        }
+    }
+
+    /// The first document with conditions in it.
+    async fn news(&mut self) -> Arc<Published> {
+        match self.published.wait_for(|now| !now.conditions().is_empty() && !now.node_name().is_empty()).await {
+            Ok(now) => Arc::clone(&now),
+            // The endpoint is gone: the process ends.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Writes what the Node has not, or everything; returns how many.
+    async fn write(&mut self, news: &Published, is_heartbeat: bool) -> Result<usize, ConditionError> {
+        let (node, wanted) = (news.node_name(), news.conditions());
+        if node.is_empty() || wanted.is_empty() {
+            return Ok(0);
+        }
+        let (uid, missing) = match &self.uid {
+            Some(uid) => {
+                let is_new = |one: &&Condition| is_heartbeat || !self.on_node.contains(one);
+                (uid.clone(), wanted.iter().filter(is_new).cloned().collect())
+            }
+            None => conditions::missing(&self.root, node, wanted).await?,
+        };
+        if !missing.is_empty() {
+            conditions::write(&self.root, node, &uid, &missing).await?;
+            for one in &missing {
+                info!(kind = one.kind, status = %one.status, finding = one.reason, "condition written");
+            }
+        }
+        self.uid = Some(uid);
+        self.on_node = wanted.to_vec();
+        Ok(missing.len())
+    }
+
+    /// How long to wait after a failure.
+    fn after(&mut self, error: &ConditionError) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        let backoff = (LEAST_BACKOFF * 2u32.saturating_pow(self.failures)).min(MOST_BACKOFF);
+        // Once is nothing to tell anybody.
+        if self.failures == 3 {
+            warn!(error = chain(error), "cannot write the node's conditions; trying again");
+        } else {
+            debug!(error = chain(error), failures = self.failures, "conditions not written");
+        }
+        match error {
+            ConditionError::Recreated(_) => {
+                self.uid = None;
+                random::up_to(backoff)
+            }
+            ConditionError::Forbidden(_) => MOST_BACKOFF + random::up_to(MOST_BACKOFF),
+            ConditionError::Busy(wait) => *wait + random::up_to(backoff),
+            ConditionError::Node(_) | ConditionError::Failed(_) => random::up_to(backoff),
+        }
+    }
+}
+
+fn next_heartbeat() -> Instant {
+    Instant::now() + HEARTBEAT * 4 / 5 + random::up_to(HEARTBEAT * 2 / 5)
+}

@@ -1,0 +1,190 @@
+//! Which request gets what.
+
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::{Health, Published};
+
+/// Longest wait for a change.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+type Answer = Response<Full<Bytes>>;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller {
+    /// From another machine, with a certificate. The agent's own health is this machine's affair.
+    pub(super) is_remote: bool,
+    /// He has not asked too often.
+    pub(super) is_allowed: bool,
+}
+
+pub(super) async fn answer(
+    request: &Request<Incoming>,
+    caller: Caller,
+    health: &Health,
+    waiters: &Semaphore,
+) -> Answer {
+    if !caller.is_allowed {
+        return too_many("at most ten requests a second\n");
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return answer;
+    }
+    match (request.uri().path(), caller.is_remote) {
+        ("/v1/health", _) => document(request, health, waiters).await,
+        ("/metrics", _) => {
+            let mut answer = text(StatusCode::OK, health.metrics());
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+            answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+            answer
+        }
+        ("/livez", false) => {
+            let (status, body) = health.live();
+            text(status, body)
+        }
+        ("/readyz", false) => {
+            let (status, body) = health.ready();
+            text(status, body)
+        }
+        (_, false) => text(StatusCode::NOT_FOUND, "there are /v1/health, /livez, /readyz and /metrics\n"),
+        (_, true) => text(StatusCode::NOT_FOUND, "there are /v1/health and /metrics\n"),
+    }
+}
+
+/// What is asked for behind `?`.
+#[derive(Debug, Default, PartialEq)]
+struct Query {
+    wait: Option<Duration>,
+    since: Option<u64>,
+    is_verdict_only: bool,
+}
+
+impl Query {
+    /// # Errors
+    /// What is wrong with it, for the client.
+    fn parse(query: &str) -> Result<Self, String> {
+        let mut parsed = Self::default();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=') {
+                Some(("view", "verdict")) => parsed.is_verdict_only = true,
+                Some(("since", number)) => {
+                    parsed.since = Some(number.parse().map_err(|_| "since: want a generation\n")?);
+                }
+                Some(("wait", time)) => {
+                    let seconds = time.strip_suffix('s').unwrap_or(time).parse().ok();
+                    let wait = seconds.map(Duration::from_secs).filter(|wait| *wait <= MAX_WAIT);
+                    parsed.wait = Some(wait.ok_or("wait: want a number of seconds up to 60, such as 55s\n")?);
+                }
+                _ => return Err("there are view=verdict, wait=SECONDS and since=GENERATION\n".to_owned()),
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+async fn document(request: &Request<Incoming>, health: &Health, waiters: &Semaphore) -> Answer {
+    let query = match Query::parse(request.uri().query().unwrap_or_default()) {
+        Ok(query) => query,
+        Err(why) => return text(StatusCode::BAD_REQUEST, why),
+    };
+    let mut published = health.subscribe();
+    if let Some(wait) = query.wait {
+        let Ok(_place) = waiters.try_acquire() else { return too_many("too many wait already\n") };
+        let since = query.since.unwrap_or_else(|| published.borrow().generation);
+        // Until there is something newer, or it is over; both are answered below.
+        let newer = published.wait_for(|now| now.generation > since);
+        let _ = timeout(jittered(wait), newer).await; // the sender lives as long as the process
+    }
+    let now = published.borrow().clone();
+    if now.document.is_empty() {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "not looked yet\n");
+    }
+    let known = request.headers().get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
+    let is_known = known.is_some_and(|tags| tags.split(',').any(|tag| is_tag(tag.trim(), &now.tag)))
+        || query.wait.is_some() && query.since.is_some_and(|since| since >= now.generation);
+    let body = match (is_known, query.is_verdict_only) {
+        (true, _) => Bytes::new(),
+        (false, false) => now.document.clone(),
+        (false, true) => now.verdict_view.clone(),
+    };
+    let mut answer = Response::new(Full::from(body));
+    if is_known {
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+    } else {
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    add_headers(&mut answer, &now, health.age());
+    answer
+}
+
+/// Tags compare weakly here, as they should for GET. Source: RFC 9110, 13.1.2.
+fn is_tag(given: &str, tag: &str) -> bool {
+    given == "*" || given.strip_prefix("W/").unwrap_or(given) == tag
+}
+
+fn add_headers(answer: &mut Answer, now: &Published, age: Duration) {
+    let headers = answer.headers_mut();
+    let mut insert = |name: &'static str, value: &str| {
+        // All of them are ASCII of our own making.
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    insert("etag", &now.tag);
+    insert("cache-control", "max-age=0");
+    insert("node-health-verdict", &now.verdict);
+    insert("node-health-age", &age.as_secs().to_string());
+}
+
+/// A tenth more or less, so that those who wait together do not come again together.
+fn jittered(wait: Duration) -> Duration {
+    let random = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+    wait * 9 / 10 + wait * (random % 1000) / 5000
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::from(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}
+
+fn too_many(why: &'static str) -> Answer {
+    let mut answer = text(StatusCode::TOO_MANY_REQUESTS, why);
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read_or_refused() {
+        let wait = |seconds| Query { wait: Some(Duration::from_secs(seconds)), ..Query::default() };
+        assert_eq!(Query::parse("wait=55s&since=417"), Ok(Query { since: Some(417), ..wait(55) }));
+        assert_eq!(Query::parse("wait=0"), Ok(wait(0)));
+        assert_eq!(Query::parse("view=verdict"), Ok(Query { is_verdict_only: true, ..Query::default() }));
+        for wrong in ["wait=61s", "wait=-1", "wait=", "since=x", "view=all", "watch", "a=b"] {
+            assert!(Query::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn tags_compare_weakly() {
+        for (given, is_same) in
+            [("\"1-4\"", true), ("W/\"1-4\"", true), ("*", true), ("\"1-5\"", false), ("1-4", false)]
+        {
+            assert_eq!(is_tag(given, "\"1-4\""), is_same, "{given}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! TLS 1.3 with certificates of clients: who has none of the configured authority gets no handshake.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// Where the endpoint for clients with certificates is, and its files.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsFiles {
+    pub(crate) address: SocketAddr,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) client_authority: PathBuf,
+}
+
+impl TlsFiles {
+    /// # Errors
+    /// When a file cannot be read or holds something else.
+    pub(crate) fn read(&self) -> anyhow::Result<(SocketAddr, TlsAcceptor)> {
+        let chain = certificates(&self.certificate)?;
+        let key = std::fs::read(&self.key).with_context(|| format!("cannot read {}", self.key.display()))?;
+        let key = PrivateKeyDer::from_pem_slice(&key).with_context(|| format!("no key in {}", self.key.display()))?;
+        let mut roots = RootCertStore::empty();
+        for authority in certificates(&self.client_authority)? {
+            roots.add(authority).with_context(|| format!("{} holds no authority", self.client_authority.display()))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .with_context(|| format!("{} does not belong to {}", self.key.display(), self.certificate.display()))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // Early data could be replayed; nothing here would do harm twice, and nobody needs it.
+        config.max_early_data_size = 0;
+        Ok((self.address, TlsAcceptor::from(Arc::new(config))))
+    }
+}
+
+fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let pem = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let all = all.with_context(|| format!("{} is no PEM", path.display()))?;
+    ensure!(!all.is_empty(), "no certificate in {}", path.display());
+    Ok(all)
+}
+
+/// What tells one client from another: its whole certificate, by which nobody else can speak.
+pub(super) fn client(stream: &TlsStream<TcpStream>) -> String {
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    certificate
+        .map(|certificate| format!("{:x?}", &certificate[certificate.len().saturating_sub(32)..]))
+        .unwrap_or_default()
+}

@@ -1,0 +1,382 @@
+//! Looks at the machine, each thing in its own time, and starts no program for it.
+//!
+//! [`Watch::sweep`] never waits. What answers late is a task, and what may hang with a disk is a thread; a sweep takes what has come back.
+//! When the kernel says something, what it is about is looked at at once, which is all that its words can do.
+
+mod aside;
+mod filesystems;
+mod kmsg;
+mod proc;
+mod services;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use nap_model::config::ApiServer;
+use nap_model::facts::Certificate;
+use nap_model::monitor::kernel_line::Topic;
+use nap_model::monitor::{
+    Answer, BootSeen, CONTAINERD, History, KUBELET, Observed, RuntimeCondition, ScheduledEvent, Seen, Tick, WriteSeen,
+};
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use crate::imds::Imds;
+use crate::root::Root;
+use crate::units::UnitStatus;
+use crate::{api, chain, observe, persist};
+pub use aside::Aside;
+use filesystems::Filesystems;
+use kmsg::Kmsg;
+use proc::StuckTasks;
+
+/// containerd's socket.
+const SOCKET: &str = "/run/containerd/containerd.sock";
+
+/// What kubelet runs with.
+const KUBELET_CONFIG: &str = "/etc/default/kubeletconfig.json";
+const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
+
+const SERVICES_EVERY: Duration = Duration::from_secs(10);
+const CONDITIONS_EVERY: Duration = Duration::from_secs(30);
+const FILES_EVERY: Duration = Duration::from_secs(5);
+const WRITE_EVERY: Duration = Duration::from_secs(30);
+/// For how long a file system that was bad is looked at more often, and how often.
+const SUSPECT: Duration = Duration::from_secs(120);
+const SUSPECT_EVERY: Duration = Duration::from_secs(6);
+const COUNTERS_EVERY: Duration = Duration::from_secs(10);
+const STUCK_EVERY: Duration = Duration::from_secs(20);
+const API_SERVER_EVERY: Duration = Duration::from_secs(30);
+const EVENTS_EVERY: Duration = Duration::from_secs(1);
+
+/// What the kernel's log gave so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KernelLog {
+    /// The number of the next record.
+    pub next: u64,
+    /// Records read.
+    pub records: u64,
+    /// Records that were overwritten before they were read.
+    pub lost: u64,
+    /// Records that users wrote, which are not read.
+    pub of_users: u64,
+}
+
+/// What is read of files that may lie on a hung disk.
+#[derive(Debug)]
+struct Files {
+    boot: BootSeen,
+    healthz_port: u16,
+    api_server: Option<ApiServer>,
+    certificate: Option<Certificate>,
+    vm_name: Option<String>,
+}
+
+type Events = Result<(Vec<ScheduledEvent>, Option<i64>), String>;
+
+/// Everything that looks. Needs a runtime with I/O and time.
+#[derive(Debug)]
+pub struct Watch {
+    root: Arc<Root>,
+    imds: Arc<Imds>,
+    kmsg: Option<Kmsg>,
+    last: Option<Instant>,
+    urgent: BTreeSet<Topic>,
+    filesystems: Filesystems,
+    write: Turn,
+    suspect_until: Option<Instant>,
+    files: Option<Aside<Option<Files>>>,
+    files_turn: Turn,
+    known: Option<Files>,
+    counters: Turn,
+    stuck: Turn,
+    stuck_tasks: StuckTasks,
+    units: [Asked<Result<UnitStatus, String>>; 2],
+    kubelet: Asked<Answer>,
+    runtime: Asked<Answer>,
+    conditions: Asked<Option<Vec<RuntimeCondition>>>,
+    api_server: Asked<Result<(), String>>,
+    events: Asked<Events>,
+}
+
+/// Least time between two looks, however much the kernel says.
+const URGENT_EVERY: Duration = Duration::from_secs(2);
+
+/// When something is looked at next.
+#[derive(Debug)]
+struct Turn {
+    every: Duration,
+    next: Instant,
+    last: Option<Instant>,
+}
+
+impl Turn {
+    fn every(every: Duration) -> Self {
+        Self { every, next: Instant::now(), last: None }
+    }
+
+    fn has_come(&mut self, is_urgent: bool) -> bool {
+        let now = Instant::now();
+        if is_urgent {
+            // Not at once when the last look was a moment ago, but then as soon as it may.
+            let soonest = self.last.map_or(now, |last| last + URGENT_EVERY);
+            self.next = self.next.min(soonest);
+        }
+        let has_come = now >= self.next;
+        if has_come {
+            self.next = now + self.every;
+            self.last = Some(now);
+        }
+        has_come
+    }
+
+    /// At the latest then.
+    fn by(&mut self, then: Duration) {
+        self.next = self.next.min(Instant::now() + then);
+    }
+}
+
+/// A question that is asked again and again, never twice at a time.
+#[derive(Debug)]
+struct Asked<T> {
+    turn: Turn,
+    task: Option<JoinHandle<T>>,
+}
+
+impl<T: Send + 'static> Asked<T> {
+    fn every(every: Duration) -> Self {
+        Self { turn: Turn::every(every), task: None }
+    }
+
+    /// The answer that has come since, and the next question when it is its turn.
+    async fn take(&mut self, ask: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let answer = match self.task.take_if(|task| task.is_finished()) {
+            Some(task) => task.await.ok(), // a question that panicked has no answer
+            None => None,
+        };
+        if self.task.is_none() && self.turn.has_come(false) {
+            self.task = Some(tokio::spawn(ask));
+        }
+        answer
+    }
+}
+
+impl Watch {
+    /// Starts to look; `log` is where an earlier run stopped reading the kernel's log in this boot.
+    pub fn start(root: Arc<Root>, imds: Arc<Imds>, log: KernelLog) -> Self {
+        let kmsg = Kmsg::open(&root, log).unwrap_or_else(|error| {
+            warn!(error = chain(&error), "cannot follow the kernel's log; faults are seen at the next look instead");
+            None
+        });
+        let of_thread = Arc::clone(&root);
+        let files = Aside::start("files", move || read_files(&of_thread));
+        let files = files.map_err(|error| warn!(error = %error, "cannot read files")).ok();
+        Self {
+            kmsg,
+            last: None,
+            urgent: BTreeSet::new(),
+            filesystems: Filesystems::start(&root),
+            write: Turn::every(WRITE_EVERY),
+            suspect_until: None,
+            files,
+            files_turn: Turn::every(FILES_EVERY),
+            known: None,
+            counters: Turn::every(COUNTERS_EVERY),
+            stuck: Turn::every(STUCK_EVERY),
+            stuck_tasks: StuckTasks::default(),
+            units: [Asked::every(SERVICES_EVERY), Asked::every(SERVICES_EVERY)],
+            kubelet: Asked::every(SERVICES_EVERY),
+            runtime: Asked::every(SERVICES_EVERY),
+            conditions: Asked::every(CONDITIONS_EVERY),
+            api_server: Asked::every(API_SERVER_EVERY),
+            events: Asked::every(EVENTS_EVERY),
+            root,
+            imds,
+        }
+    }
+
+    /// Ends when the kernel said something that matters. Can be dropped at any point.
+    pub async fn kernel_spoke(&self) {
+        match &self.kmsg {
+            Some(kmsg) => kmsg.spoke().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// How far the kernel's log was read.
+    pub fn kernel_log(&self) -> KernelLog {
+        self.kmsg.as_ref().map(Kmsg::log).unwrap_or_default()
+    }
+
+    /// What has been seen since the last sweep; `planned` is the time that should lie between two.
+    pub async fn sweep(&mut self, planned: Duration) -> Observed {
+        let kernel_lines = self.kmsg.as_ref().map(Kmsg::take).unwrap_or_default();
+        self.urgent.extend(kernel_lines.iter().map(|line| line.topic));
+        let mut seen = Observed { tick: self.tick(planned), kernel_lines, ..Observed::default() };
+        self.see_files(&mut seen);
+        self.see_storage(&mut seen);
+        self.see_kernel(&mut seen);
+        self.see_services(&mut seen).await;
+        self.see_world(&mut seen).await;
+        self.urgent.clear();
+        seen
+    }
+
+    fn tick(&mut self, planned: Duration) -> Tick {
+        let now = Instant::now();
+        let late = self.last.replace(now).map(|last| (now - last).saturating_sub(planned));
+        Tick { since_boot: since_boot(), wall: Timestamp::now(), late: late.unwrap_or_default() }
+    }
+
+    fn see_files(&mut self, seen: &mut Observed) {
+        let Some(files) = &self.files else { return };
+        if self.files_turn.has_come(false) {
+            files.ask();
+        }
+        if let Some(Some(read)) = files.take() {
+            seen.boot = Some(read.boot.clone());
+            seen.client_certificate = read.certificate;
+            self.known = Some(read);
+        }
+    }
+
+    fn see_storage(&mut self, seen: &mut Observed) {
+        let is_urgent = self.urgent.contains(&Topic::Storage);
+        if self.write.has_come(is_urgent) {
+            self.filesystems.ask();
+        }
+        seen.filesystems = self.filesystems.take();
+        // What was bad is asked for again soon: a file system that refuses is known after two, and a good one after a minute.
+        if seen.filesystems.iter().any(|seen| !matches!(seen.write, Some(WriteSeen::Done(_)) | None)) {
+            self.suspect_until = Some(Instant::now() + SUSPECT);
+        }
+        if self.suspect_until.is_some_and(|until| Instant::now() < until) {
+            self.write.by(SUSPECT_EVERY);
+        }
+    }
+
+    fn see_kernel(&mut self, seen: &mut Observed) {
+        seen.pressure = proc::pressure(&self.root);
+        let is_urgent = |topics: &[Topic]| topics.iter().any(|topic| self.urgent.contains(topic));
+        if self.counters.has_come(is_urgent(&[
+            Topic::Storage,
+            Topic::Kernel,
+            Topic::Memory,
+            Topic::Pids,
+            Topic::Network,
+        ])) {
+            seen.counters = proc::counters(&self.root);
+            seen.limits = proc::limits(&self.root);
+            seen.tainted = proc::tainted(&self.root);
+            seen.nvme = proc::nvme(&self.root);
+            seen.canary = Some(canary());
+        }
+        if self.stuck.has_come(is_urgent(&[Topic::Tasks])) {
+            let stuck = self.stuck_tasks.look(&self.root);
+            seen.stuck_tasks = Some(stuck);
+        }
+    }
+
+    async fn see_services(&mut self, seen: &mut Observed) {
+        for (asked, name) in self.units.iter_mut().zip([KUBELET, CONTAINERD]) {
+            let root = Arc::clone(&self.root);
+            let Some(status) = asked.take(async move { services::unit(&root, name).await }).await else { continue };
+            if let Ok(status) = &status {
+                see_unit(&self.root, name, status, seen);
+            }
+            seen.units.insert(name.to_owned(), status.as_ref().map(services::unit_seen).map_err(Clone::clone));
+        }
+        let Some(port) = self.known.as_ref().map(|known| known.healthz_port) else { return };
+        let socket = self.root.outside(SOCKET);
+        let of_conditions = socket.clone();
+        let is_strained = Seen { now: seen, history: &History::default() }.is_strained();
+        seen.kubelet = self.kubelet.take(services::kubelet(port, is_strained)).await;
+        seen.runtime = self.runtime.take(async move { services::runtime(&socket, is_strained).await }).await;
+        let ask = async move { services::runtime_conditions(&of_conditions).await.ok() }; // Version says that it does not answer
+        seen.runtime_conditions = self.conditions.take(ask).await.flatten();
+    }
+
+    async fn see_world(&mut self, seen: &mut Observed) {
+        let Some(known) = &self.known else { return };
+        if let Some(server) = known.api_server.clone() {
+            let reach = async move { api::reach(&server).await.map_err(|error| chain(&error)) };
+            seen.api_server = self.api_server.take(reach).await;
+        }
+        if let Some(vm_name) = known.vm_name.clone() {
+            let imds = Arc::clone(&self.imds);
+            let ask = async move { imds.scheduled_events(&vm_name).await };
+            if let Some(answer) = self.events.take(ask).await {
+                let ahead = answer.as_ref().ok().and_then(|(_, ahead)| *ahead);
+                seen.clock_ahead_seconds = ahead.map(|ahead| ("IMDS".to_owned(), ahead)).into_iter().collect();
+                seen.scheduled_events = Some(answer.map(|(events, _)| events));
+            }
+        }
+    }
+}
+
+fn see_unit(root: &Root, name: &str, status: &UnitStatus, seen: &mut Observed) {
+    seen.counters.insert(format!("restarts/{name}"), u64::from(status.restarts));
+    if status.main_pid == 0 {
+        return;
+    }
+    if let Some((process, cpu)) = proc::process(root, status.main_pid) {
+        seen.processes.insert(name.to_owned(), process);
+        seen.counters.insert(format!("cpu/{name}"), cpu);
+    }
+}
+
+/// Time since the machine started, suspends included.
+pub fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default() // every Linux since 2.6.39 has it
+}
+
+/// Whether a thread can be started: who has no processes left cannot do even that.
+fn canary() -> Result<(), String> {
+    let thread = std::thread::Builder::new().name("canary".to_owned()).stack_size(16 * 1024).spawn(|| {});
+    thread.map_err(|error| error.to_string())?.join().map_err(|_| "it panicked".to_owned())
+}
+
+fn read_files(root: &Root) -> Option<Files> {
+    let boot_id = observe::boot_id(root).ok()?;
+    let boot = match persist::read_complete_report(root).ok()? {
+        Some(report) if report.boot_id != boot_id => BootSeen::Running,
+        Some(report) if report.exit_code == "0" => BootSeen::Done,
+        Some(report) => BootSeen::Failed(report.reason),
+        None => BootSeen::Running,
+    };
+    let config: Value =
+        serde_json::from_slice(&root.read(KUBELET_CONFIG).ok()?.unwrap_or_default()).unwrap_or_default();
+    let port = config["healthzPort"].as_u64().and_then(|port| u16::try_from(port).ok());
+    let kubeconfig = root.read_text(KUBECONFIG).ok()?.unwrap_or_default();
+    let server = kubeconfig.lines().find_map(|line| line.trim().strip_prefix("server:"));
+    let facts = persist::read_facts(root).ok()?;
+    Some(Files {
+        boot,
+        healthz_port: port.unwrap_or(nap_model::plan::HEALTHZ_PORT),
+        api_server: server.and_then(|server| ApiServer::try_from(server.trim().trim_matches('"')).ok()),
+        certificate: observe::client_certificate(root).ok()?,
+        vm_name: facts.and_then(|facts| facts.instance).map(|instance| instance.name).filter(|name| !name.is_empty()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_urgent_look_that_comes_too_soon_is_not_lost() {
+        let mut turn = Turn::every(Duration::from_secs(3600));
+        assert!(turn.has_come(false), "the first is at once");
+        assert!(!turn.has_come(true), "a moment ago");
+        assert!(turn.next <= Instant::now() + URGENT_EVERY);
+        turn.last = Instant::now().checked_sub(URGENT_EVERY);
+        assert!(turn.has_come(true));
+        assert!(!turn.has_come(false));
+    }
+}

@@ -1,0 +1,234 @@
+//! Counters, limits and pressure, read from `/proc` and `/sys`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use nap_model::monitor::{Pressure, ProcessSeen, Used};
+
+use crate::root::Root;
+
+/// Most tasks of which it is told that they are stuck.
+const MAX_STUCK: usize = 8;
+
+/// A file's text. What cannot be read now is not there now; that nothing was read is seen further in.
+fn text(root: &Root, path: &str) -> Option<String> {
+    root.read_text(path).ok().flatten()
+}
+
+fn number(root: &Root, path: &str) -> Option<u64> {
+    text(root, path)?.parse().ok()
+}
+
+fn names(root: &Root, path: &str) -> Vec<String> {
+    root.names(path).unwrap_or_default() // none when it cannot be read
+}
+
+/// Share of the time that tasks waited, over ten seconds.
+pub(super) fn pressure(root: &Root) -> Option<Pressure> {
+    Some(Pressure {
+        cpu_some: average(&text(root, "/proc/pressure/cpu")?, "some")?,
+        io_full: average(&text(root, "/proc/pressure/io")?, "full")?,
+        memory_full: average(&text(root, "/proc/pressure/memory")?, "full")?,
+    })
+}
+
+fn average(text: &str, line: &str) -> Option<f64> {
+    let line = text.lines().find(|found| found.split(' ').next() == Some(line))?;
+    line.split(' ').find_map(|field| field.strip_prefix("avg10="))?.parse().ok()
+}
+
+pub(super) fn limits(root: &Root) -> BTreeMap<String, Used> {
+    let tasks = || {
+        let load = text(root, "/proc/loadavg")?;
+        let count = load.split(' ').nth(3)?.split_once('/')?.1.parse().ok()?;
+        let limits = ["/proc/sys/kernel/threads-max", "/proc/sys/kernel/pid_max"];
+        let limit = limits.iter().filter_map(|path| number(root, path)).min()?;
+        Some(Used { count, limit })
+    };
+    let files = || {
+        let text = text(root, "/proc/sys/fs/file-nr")?;
+        let mut fields = text.split_ascii_whitespace();
+        Some(Used { count: fields.next()?.parse().ok()?, limit: fields.nth(1)?.parse().ok()? })
+    };
+    let conntrack = || {
+        Some(Used {
+            count: number(root, "/proc/sys/net/netfilter/nf_conntrack_count")?,
+            limit: number(root, "/proc/sys/net/netfilter/nf_conntrack_max")?,
+        })
+    };
+    let all = [("tasks", tasks()), ("files", files()), ("conntrack", conntrack())];
+    all.into_iter().filter_map(|(name, used)| Some((name.to_owned(), used?))).collect()
+}
+
+/// Numbers that only grow.
+pub(super) fn counters(root: &Root) -> BTreeMap<String, u64> {
+    let mut counters = BTreeMap::new();
+    for device in names(root, "/sys/fs/ext4") {
+        if let Some(errors) = number(root, &format!("/sys/fs/ext4/{device}/errors_count")) {
+            counters.insert(format!("ext4.errors/{device}"), errors);
+        }
+    }
+    for table in ["arp_cache", "ndisc_cache"] {
+        let full = text(root, &format!("/proc/net/stat/{table}")).and_then(|text| column(&text, "table_fulls"));
+        counters.extend(full.map(|full| (format!("neighbours.full/{table}"), full)));
+    }
+    let events = text(root, "/sys/fs/cgroup/system.slice/memory.events");
+    let kills = events.and_then(|events| events.lines().find_map(|line| line.strip_prefix("oom_kill "))?.parse().ok());
+    counters.extend(kills.map(|kills| ("oom.kills/system.slice".to_owned(), kills)));
+    counters
+}
+
+/// The sum of a column of hexadecimal numbers, a line a CPU, below a line of names.
+fn column(text: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines();
+    let at = lines.next()?.split_ascii_whitespace().position(|found| found == name)?;
+    let values = lines.filter_map(|line| u64::from_str_radix(line.split_ascii_whitespace().nth(at)?, 16).ok());
+    Some(values.sum())
+}
+
+pub(super) fn tainted(root: &Root) -> Option<u64> {
+    number(root, "/proc/sys/kernel/tainted")
+}
+
+/// NVMe controllers and their states.
+pub(super) fn nvme(root: &Root) -> BTreeMap<String, String> {
+    let controllers = names(root, "/sys/class/nvme").into_iter();
+    controllers.filter_map(|name| Some((name.clone(), text(root, &format!("/sys/class/nvme/{name}/state"))?))).collect()
+}
+
+/// A process' state, and its CPU time in hundredths of a second.
+pub(super) fn process(root: &Root, pid: u32) -> Option<(ProcessSeen, u64)> {
+    let stat = Stat::read(root, &format!("/proc/{pid}/stat"))?;
+    Some((ProcessSeen { pid, state: stat.state }, stat.cpu))
+}
+
+struct Stat {
+    name: String,
+    state: char,
+    cpu: u64,
+    started: u64,
+}
+
+impl Stat {
+    /// Source: proc_pid_stat(5). The name is in brackets and may hold anything, brackets too.
+    fn read(root: &Root, path: &str) -> Option<Self> {
+        let text = text(root, path)?;
+        let (head, fields) = text.rsplit_once(") ")?;
+        let name = head.split_once('(')?.1.to_owned();
+        let fields: Vec<&str> = fields.split(' ').collect();
+        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+        Some(Self {
+            name,
+            state: fields.first()?.chars().next()?,
+            cpu: number(11)? + number(12)?,
+            started: number(19)?,
+        })
+    }
+}
+
+/// Tasks in uninterruptible sleep, and since when we see them so: same task, same CPU time.
+#[derive(Debug, Default)]
+pub(super) struct StuckTasks {
+    since: HashMap<(u32, u64, u64), Instant>,
+}
+
+impl StuckTasks {
+    /// Those that were so at the last look already. Our own threads are not told of: they wait because they probe.
+    pub(super) fn look(&mut self, root: &Root) -> Vec<(String, Duration)> {
+        let now = Instant::now();
+        let mut since = HashMap::new();
+        let mut stuck = Vec::new();
+        for pid in names(root, "/proc").iter().filter_map(|name| name.parse::<u32>().ok()) {
+            if pid == std::process::id() {
+                continue;
+            }
+            let Some(stat) = Stat::read(root, &format!("/proc/{pid}/stat")).filter(|stat| stat.state == 'D') else {
+                continue;
+            };
+            let key = (pid, stat.started, stat.cpu);
+            let first = *self.since.get(&key).unwrap_or(&now);
+            since.insert(key, first);
+            if first < now && stuck.len() < MAX_STUCK {
+                stuck.push((stat.name, now - first));
+            }
+        }
+        self.since = since;
+        stuck.sort_by_key(|(_, time)| std::cmp::Reverse(*time));
+        stuck
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(files: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
+        let directory = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = directory.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let root = Root::open(directory.path()).unwrap();
+        (directory, root)
+    }
+
+    #[test]
+    fn the_tables_of_proc_are_read() {
+        let (_directory, root) = root(&[
+            ("proc/loadavg", "0.10 0.20 0.30 2/345 6789\n"),
+            ("proc/sys/kernel/threads-max", "30000\n"),
+            ("proc/sys/kernel/pid_max", "32768\n"),
+            ("proc/sys/fs/file-nr", "1184\t0\t9223372036854775807\n"),
+            (
+                "proc/pressure/cpu",
+                "some avg10=12.50 avg60=1 avg300=0 total=5\nfull avg10=0.00 avg60=0 avg300=0 total=0\n",
+            ),
+            (
+                "proc/pressure/io",
+                "some avg10=80.00 avg60=1 avg300=0 total=5\nfull avg10=7.25 avg60=0 avg300=0 total=0\n",
+            ),
+            (
+                "proc/pressure/memory",
+                "some avg10=0.00 avg60=1 avg300=0 total=5\nfull avg10=0.00 avg60=0 avg300=0 total=0\n",
+            ),
+            // Captured on 6.18, two CPUs, after a flood.
+            (
+                "proc/net/stat/arp_cache",
+                "entries  allocs   destroys hash_grows lookups  hits     res_failed rcv_probes_mcast rcv_probes_ucast \
+                 periodic_gc_runs forced_gc_runs unresolved_discards table_fulls\n00000004  0 0 0 0 0 0 0 0 0 0 0 00000038\n\
+                 00000004  0 0 0 0 0 0 0 0 0 0 0 00000002\n",
+            ),
+            ("sys/fs/ext4/sda1/errors_count", "3\n"),
+            ("sys/fs/ext4/features/lazy_itable_init", "supported\n"),
+            ("sys/fs/cgroup/system.slice/memory.events", "low 0\nhigh 0\nmax 0\noom 4\noom_kill 2\noom_group_kill 0\n"),
+            ("sys/class/nvme/nvme0/state", "live\n"),
+        ]);
+        assert_eq!(limits(&root)["tasks"], Used { count: 345, limit: 30000 });
+        assert_eq!(limits(&root)["files"].count, 1184);
+        assert_eq!(pressure(&root), Some(Pressure { cpu_some: 12.5, io_full: 7.25, memory_full: 0.0 }));
+        let wanted = [("ext4.errors/sda1", 3), ("neighbours.full/arp_cache", 0x3a), ("oom.kills/system.slice", 2)];
+        assert_eq!(counters(&root), wanted.map(|(name, value)| (name.to_owned(), value)).into());
+        assert_eq!(nvme(&root), [("nvme0".to_owned(), "live".to_owned())].into());
+    }
+
+    #[test]
+    fn a_name_with_brackets_hides_no_state() {
+        let line = "812 (evil) S 1) D 1 812 812 0 -1 4194560 1 2 3 4 700 42 7 8 20 0 9 0 5500 1 1";
+        let (_directory, root) = root(&[("proc/812/stat", line)]);
+        let (seen, cpu) = process(&root, 812).unwrap();
+        assert_eq!((seen.state, cpu), ('D', 742));
+        let mut stuck = StuckTasks::default();
+        assert_eq!(stuck.look(&root), [], "seen once is not stuck");
+        let again = stuck.look(&root);
+        assert_eq!(again[0].0, "evil) S 1");
+    }
+
+    #[test]
+    fn our_own_state_is_read_from_the_real_kernel() {
+        let root = Root::open(std::path::Path::new("/")).unwrap();
+        let (seen, _) = process(&root, std::process::id()).unwrap();
+        assert!(matches!(seen.state, 'R' | 'S'), "{seen:?}");
+        assert!(limits(&root)["tasks"].count > 1);
+    }
+}

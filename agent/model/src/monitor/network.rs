@@ -1,0 +1,66 @@
+//! The node's network: full tables, and the way to the API server. Facts: catalogue F85 to F87.
+//!
+//! The kernel's messages about full tables share one rate limit and are lost in a flood; counters are not. An API server that cannot be
+//! reached is the world's fault until the contrary is known, so it never makes a node worse than degraded.
+
+use std::time::Duration;
+
+use super::{
+    Class, Fault, Monitor, Outcome, Reading, Scope, Seen, Signal, Subsystem, at_least, degrading, minutes, seconds,
+    signal,
+};
+
+const OVERFLOWS_WINDOW: Duration = minutes(5);
+
+static CONNTRACK: Fault = degrading(
+    "ConntrackExhausted",
+    Subsystem::Network,
+    "The table of connections is nearly full; new connections are dropped.",
+    "`sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max`; find who opens so many.",
+);
+static NEIGHBOURS: Fault = degrading(
+    "NeighbourTableFull",
+    Subsystem::Network,
+    "The table of neighbours overflowed; some addresses of this network cannot be reached.",
+    "Raise net.ipv4.neigh.default.gc_thresh3.",
+);
+static API_SERVER: Fault = Fault {
+    scope: Scope::Upstream,
+    ..degrading(
+        "APIServerUnreachable",
+        Subsystem::Network,
+        "The API server's name does not resolve or its port does not answer.",
+        "Look at the cluster first, then at this node's DNS, routes and packet filter.",
+    )
+};
+
+static CONNECTIONS: Signal = signal("conntrack.used", &CONNTRACK, Class::Counter, (3, 3), seconds(20), 3);
+static OVERFLOWS: Signal = signal("neighbours.full", &NEIGHBOURS, Class::Counter, (2, 2), seconds(20), 3);
+static REACH: Signal = signal("api.connect", &API_SERVER, Class::Probe, (4, 5), seconds(20), 3);
+
+pub(super) const MONITOR: Monitor = Monitor { signals: &[&CONNECTIONS, &OVERFLOWS, &REACH], read };
+
+fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
+    let mut say = |signal, target: &str, outcome| readings.push(Reading { signal, target: target.to_owned(), outcome });
+    if let Some(used) = seen.now.limits.get("conntrack")
+        && let Some(outcome) = at_least(used.share(), 0.95, || format!("more than 95 % of {} connections", used.limit))
+    {
+        say(&CONNECTIONS, "", outcome);
+    }
+    for name in seen.now.counters.keys() {
+        let Some(table) = name.strip_prefix("neighbours.full/") else { continue };
+        let grown = seen.history.growth(name, OVERFLOWS_WINDOW).unwrap_or_default();
+        let outcome = if grown == 0 { Outcome::Good } else { Outcome::Bad("table_fulls grew".to_owned()) };
+        say(&OVERFLOWS, table, outcome);
+    }
+    if let Some(api_server) = &seen.now.api_server {
+        say(
+            &REACH,
+            "",
+            match api_server {
+                Ok(()) => Outcome::Good,
+                Err(why) => Outcome::Bad(why.clone()),
+            },
+        );
+    }
+}

@@ -1,0 +1,40 @@
+//! No more processes. Facts: catalogue F29. Who runs out cannot start the tools to find out, so we start nothing but a thread.
+
+use super::{
+    Class, Fault, Monitor, Outcome, Reading, Scope, Seen, Signal, Subsystem, Verdict, at_least, minutes, seconds,
+    signal,
+};
+
+static EXHAUSTED: Fault = Fault {
+    reason: "PidsExhausted",
+    subsystem: Subsystem::Kernel,
+    worst: Verdict::NeedsReboot,
+    scope: Scope::Local,
+    persist: minutes(10),
+    explained_by: &[],
+    meaning: "The machine cannot start processes or threads any more.",
+    hint: "Find the cgroup with the most tasks: `grep . /sys/fs/cgroup/*/pids.current`.",
+};
+
+static USED: Signal = signal("tasks.used", &EXHAUSTED, Class::Counter, (3, 3), seconds(10), 3);
+static CANARY: Signal = signal("thread.start", &EXHAUSTED, Class::Probe, (3, 3), seconds(10), 3);
+
+pub(super) const MONITOR: Monitor = Monitor { signals: &[&USED, &CANARY], read };
+
+fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
+    let mut say = |signal, outcome| readings.push(Reading { signal, target: String::new(), outcome });
+    if let Some(used) = seen.now.limits.get("tasks")
+        && let Some(outcome) = at_least(used.share(), 0.95, || format!("more than 95 % of {} tasks", used.limit))
+    {
+        say(&USED, outcome);
+    }
+    if let Some(canary) = &seen.now.canary {
+        say(
+            &CANARY,
+            match canary {
+                Ok(()) => Outcome::Good,
+                Err(why) => Outcome::Bad(format!("a thread cannot be started: {why}")),
+            },
+        );
+    }
+}

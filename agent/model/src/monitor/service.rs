@@ -1,0 +1,144 @@
+//! What kubelet and containerd have in common: a unit that is down, was stopped, crashes again and again, or hangs.
+
+use std::time::Duration;
+
+use super::{NoAnswer, Outcome, Reading, Seen, Signal, minutes, seconds};
+
+/// kubelet's unit.
+pub const KUBELET: &str = "kubelet.service";
+
+/// containerd's unit.
+pub const CONTAINERD: &str = "containerd.service";
+
+/// Restarts by systemd within this time that make a crash loop. One in a while is what `Restart=always` is for.
+const LOOP_RESTARTS: u64 = 3;
+const LOOP_WINDOW: Duration = minutes(10);
+
+/// A process that served somebody would have used 10 ms of CPU within this.
+const IDLE_LIMIT: Duration = seconds(60);
+
+/// The signals of one service, each of them a row of that service's monitor.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) unit: &'static str,
+    /// Longest time for a good answer; four times that on a strained machine.
+    pub(super) answer_limit: Duration,
+    /// The unit is not active, and nobody stopped it.
+    pub(super) down: &'static Signal,
+    /// Nobody listens.
+    pub(super) refused: &'static Signal,
+    /// Somebody stopped it.
+    pub(super) stopped: &'static Signal,
+    /// systemd restarted it too often.
+    pub(super) restarts: &'static Signal,
+    /// It does not answer well while it crashes again and again.
+    pub(super) unanswered: &'static Signal,
+    /// It listens and does not answer well.
+    pub(super) silent: &'static Signal,
+    /// Its main process is stopped or dead.
+    pub(super) halted: &'static Signal,
+    /// Its main process uses no CPU while it does not answer.
+    pub(super) idle: &'static Signal,
+}
+
+impl Service {
+    pub(super) fn read(&self, seen: Seen<'_>, answer: Option<&super::Answer>, readings: &mut Vec<Reading>) {
+        let mut say = |signal: &'static Signal, outcome: Outcome| {
+            readings.push(Reading { signal, target: String::new(), outcome });
+        };
+        if let Some(unit) = seen.now.units.get(self.unit) {
+            let (down, stopped) = unit_outcomes(unit);
+            say(self.down, down);
+            say(self.stopped, stopped);
+        }
+        let restarts = restarts_of(self.unit);
+        let grown = seen.now.counters.get(&restarts).and_then(|_| seen.history.growth(&restarts, LOOP_WINDOW));
+        let is_looping = grown.is_some_and(|grown| grown >= LOOP_RESTARTS);
+        if let Some(grown) = grown {
+            say(
+                self.restarts,
+                if is_looping {
+                    Outcome::Bad(format!(
+                        "systemd restarted it {grown} times in {} minutes",
+                        LOOP_WINDOW.as_secs() / 60
+                    ))
+                } else {
+                    Outcome::Good
+                },
+            );
+        }
+        let Some(answer) = answer else { return };
+        let (listens, answers) = self.answer_outcomes(seen, answer);
+        say(self.refused, listens);
+        say(self.unanswered, if is_looping { answers.clone() } else { Outcome::Good });
+        let is_bad = matches!(answers, Outcome::Bad(_));
+        if !matches!(answer.result, Err(NoAnswer::Refused(_))) {
+            say(self.silent, answers);
+        }
+        if let Some(process) = seen.now.processes.get(self.unit) {
+            say(
+                self.halted,
+                match process.state {
+                    'T' | 't' | 'Z' | 'X' => {
+                        Outcome::Bad(format!("process {} is in state {}", process.pid, process.state))
+                    }
+                    _ => Outcome::Good,
+                },
+            );
+            // Who answers may be idle.
+            let idle = seen.history.still_for(&cpu_of(self.unit)).filter(|idle| is_bad && *idle >= IDLE_LIMIT);
+            say(
+                self.idle,
+                match idle {
+                    Some(idle) => Outcome::Bad(format!("process {} used no CPU for {} s", process.pid, idle.as_secs())),
+                    None => Outcome::Good,
+                },
+            );
+        }
+    }
+
+    /// Whether somebody listens, and whether the answer was good.
+    fn answer_outcomes(&self, seen: Seen<'_>, answer: &super::Answer) -> (Outcome, Outcome) {
+        let limit = if seen.is_strained() { 4 * self.answer_limit } else { self.answer_limit };
+        match &answer.result {
+            Ok(()) if answer.took <= limit => (Outcome::Good, Outcome::Good),
+            Ok(()) => (Outcome::Good, late(seen, answer)),
+            Err(NoAnswer::Refused(why)) => (Outcome::Bad(why.clone()), Outcome::Bad(why.clone())),
+            Err(NoAnswer::Late) => (Outcome::Good, late(seen, answer)),
+            Err(NoAnswer::Bad(what)) => (Outcome::Good, Outcome::Bad(format!("answered {what}"))),
+        }
+    }
+}
+
+fn late(seen: Seen<'_>, answer: &super::Answer) -> Outcome {
+    let text = format!("no answer in {} s", answer.took.as_secs());
+    if seen.is_strained() {
+        Outcome::Unknown(format!("{text}, on a machine under pressure"))
+    } else {
+        Outcome::Bad(text)
+    }
+}
+
+/// Whether a unit is down, and whether it was stopped on purpose. Stopped on purpose is not down.
+fn unit_outcomes(unit: &Result<super::UnitSeen, String>) -> (Outcome, Outcome) {
+    match unit {
+        Err(why) => (Outcome::Unknown(why.clone()), Outcome::Unknown(why.clone())),
+        Ok(unit) if matches!(unit.active.as_str(), "active" | "reloading" | "refreshing") => {
+            (Outcome::Good, Outcome::Good)
+        }
+        Ok(unit) if unit.active == "inactive" && unit.result == "success" => {
+            (Outcome::Good, Outcome::Bad("inactive after a good end: somebody stopped it".to_owned()))
+        }
+        Ok(unit) => (Outcome::Bad(format!("{} ({}), result {}", unit.active, unit.sub, unit.result)), Outcome::Good),
+    }
+}
+
+/// The counter of systemd's restarts of a unit.
+pub(super) fn restarts_of(unit: &str) -> String {
+    format!("restarts/{unit}")
+}
+
+/// The counter of CPU time of a unit's main process.
+pub(super) fn cpu_of(unit: &str) -> String {
+    format!("cpu/{unit}")
+}

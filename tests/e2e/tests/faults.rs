@@ -1,0 +1,236 @@
+//! Faults, done to real file systems of this machine's kernel and to real processes: seen, named, and forgotten when they are gone.
+//!
+//! Needs root and loop devices; says SKIPPED without. The VM's test does more, with a real systemd; this one runs wherever we do.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nap_e2e::node::{Node, api_options, free_port, text};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::Child;
+use tokio::time::{Instant, sleep};
+
+const LIMIT: Duration = Duration::from_secs(240);
+
+fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}"); // nobody listens: nobody needs to know
+}
+
+/// Runs a program, which must succeed.
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// A small ext4 on a loop device, mounted over a directory of the node.
+struct Disk {
+    image: PathBuf,
+    at: PathBuf,
+    device: String,
+}
+
+impl Disk {
+    /// With what the directory holds.
+    fn over(at: PathBuf, folder: &Path, name: &str) -> Self {
+        let image = folder.join(name);
+        std::fs::File::create(&image).unwrap().set_len(48 << 20).unwrap();
+        run("mkfs.ext4", &["-q", "-N", "512", "-m", "0", &image.display().to_string()]);
+        let device = run("losetup", &["--find", "--show", &image.display().to_string()]);
+        let disk = Self { image, at, device };
+        std::fs::create_dir_all(&disk.at).unwrap();
+        let before = folder.join("before");
+        run("cp", &["-a", &disk.at.display().to_string(), &before.display().to_string()]);
+        disk.mount();
+        run("cp", &["-a", &format!("{}/.", before.display()), &disk.at.display().to_string()]);
+        std::fs::remove_dir_all(before).unwrap();
+        disk
+    }
+
+    fn mount(&self) {
+        let options = Some("errors=remount-ro");
+        mount(Some(self.device.as_str()), &self.at, Some("ext4"), MsFlags::empty(), options).unwrap();
+    }
+
+    fn break_it(&self) {
+        let name = self.device.strip_prefix("/dev/").unwrap();
+        std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "injected").unwrap();
+    }
+
+    /// What an administrator does: unmount, check, mount.
+    fn mend(&self) {
+        umount2(&self.at, MntFlags::MNT_DETACH).unwrap();
+        // 1: errors were corrected.
+        let status = Command::new("e2fsck").args(["-fy", &self.device]).output().unwrap().status;
+        assert!(status.code().is_some_and(|code| code <= 1), "{status}");
+        self.mount();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.at).output(); // usually it is not frozen
+        let _ = umount2(&self.at, MntFlags::MNT_DETACH); // it may be gone
+        let _ = Command::new("losetup").args(["-d", &self.device]).output(); // as above
+        let _ = std::fs::remove_file(&self.image); // as above
+    }
+}
+
+struct Watched {
+    node: Node,
+    _guard: Child,
+    port: u16,
+}
+
+impl Watched {
+    async fn get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+    }
+
+    async fn document(&self) -> Value {
+        let body = self.get("/v1/health").await.unwrap_or_default();
+        serde_json::from_str(&body).unwrap_or(Value::Null)
+    }
+
+    async fn until(&self, what: &str, mut is_so: impl FnMut(&Value) -> bool) {
+        let start = Instant::now();
+        loop {
+            let document = self.document().await;
+            if is_so(&document) {
+                return;
+            }
+            assert!(start.elapsed() < LIMIT, "{what}: {document:#}");
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Waits until each of these is there, and says after how long.
+    async fn see(&self, reasons: &[&str]) {
+        let start = Instant::now();
+        let mut seen: BTreeMap<String, (Duration, String)> = BTreeMap::new();
+        self.until(&format!("{reasons:?}"), |document| {
+            for finding in findings(document).filter(|finding| finding["held"] != true) {
+                let evidence = finding["evidence"].as_array().into_iter().flatten();
+                let evidence: Vec<_> = evidence.map(|one| format!("{}: {}", one["signal"], one["sample"])).collect();
+                let reason = finding["reason"].as_str().unwrap_or_default().to_owned();
+                seen.entry(reason).or_insert_with(|| (start.elapsed(), evidence.join("; ")));
+            }
+            reasons.iter().all(|reason| seen.contains_key(*reason))
+        })
+        .await;
+        for (reason, (after, evidence)) in seen {
+            note(&format!("seen: {reason} after {:.1} s by {evidence}", after.as_secs_f32()));
+        }
+    }
+
+    /// Waits until none of these is there, and says after how long.
+    async fn forget(&self, reasons: &[&str]) {
+        let start = Instant::now();
+        let mut left: Vec<&str> = reasons.to_vec();
+        self.until(&format!("the end of {reasons:?}"), |document| {
+            left.retain(|reason| {
+                let is_there = findings(document).any(|finding| finding["reason"] == **reason);
+                if !is_there {
+                    note(&format!("forgotten: {reason} after {:.1} s", start.elapsed().as_secs_f32()));
+                }
+                is_there
+            });
+            !document.is_null() && left.is_empty()
+        })
+        .await;
+    }
+
+    fn signal_containerd(&self, signal: &str) {
+        let status = self.node.path("/run/containerd/containerd.sock");
+        let listeners = run("ss", &["-xlpH", "src", &status.display().to_string()]);
+        let pid = listeners.split("pid=").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
+        run("kill", &[signal, pid]);
+    }
+}
+
+fn findings(document: &Value) -> impl Iterator<Item = &Value> {
+    let subsystems = document["subsystems"].as_array().into_iter().flatten();
+    subsystems.flat_map(|subsystem| subsystem["findings"].as_array().into_iter().flatten())
+}
+
+fn is_possible() -> bool {
+    nix::unistd::geteuid().is_root()
+        && Command::new("losetup").arg("--find").output().is_ok_and(|output| output.status.success())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn real_faults_are_seen_named_and_forgotten() {
+    if !is_possible() {
+        return note("SKIPPED: faults need root and loop devices");
+    }
+    let node = Node::new(api_options()).await;
+    node.hand_over(node.bootstrap().to_string().as_bytes());
+    let boot = node.agent(&["boot"]).await;
+    assert_eq!(boot.status.code(), Some(0), "{}", text(&boot));
+    let images = tempfile::tempdir_in("/var/tmp").unwrap();
+    let data = Disk::over(node.path("/var/lib/containerd"), images.path(), "data.img");
+    let own = Disk::over(node.path("/var/lib/nap-agent"), images.path(), "own.img");
+    // The kernel's own log, and nothing else of this machine.
+    std::fs::create_dir_all(node.path("/dev")).unwrap();
+    let _ = std::fs::remove_file(node.path("/dev/kmsg")); // usually there is none
+    mknod(&node.path("/dev/kmsg"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o600), makedev(1, 11)).unwrap();
+
+    let port = free_port();
+    let guard =
+        node.command(&["guard", "--interval", "0.5", "--listen", &format!("127.0.0.1:{port}")]).spawn().unwrap();
+    let watched = Watched { node, _guard: guard, port };
+    watched.until("a healthy node", |document| document["verdict"]["state"] == "Healthy").await;
+    let generation = watched.document().await["generation"].clone();
+    std::fs::write("/dev/kmsg", "<2>EXT4-fs error (device loop0): forged\n").unwrap();
+    let users = |metrics: String| {
+        metrics.lines().any(|line| line.starts_with("nap_kmsg_of_users_total") && !line.ends_with(" 0"))
+    };
+    let start = Instant::now();
+    while !users(watched.get("/metrics").await.unwrap()) {
+        assert!(start.elapsed() < LIMIT, "the forged line is not counted");
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(watched.document().await["generation"], generation, "a forged line is counted, and that is all");
+
+    // Our own state cannot be written, the data disk is full in both ways, containerd hangs.
+    own.break_it();
+    watched.see(&["DataFilesystemReadOnly"]).await;
+    watched.signal_containerd("-STOP");
+    for number in 0..600 {
+        if std::fs::write(data.at.join(format!("file-{number}")), "").is_err() {
+            break;
+        }
+    }
+    watched.see(&["ContainerdUnresponsive", "InodesExhausted"]).await;
+    assert_eq!(watched.document().await["verdict"]["state"], "Degraded");
+
+    own.mend();
+    watched.signal_containerd("-CONT");
+    for number in 0..600 {
+        let _ = std::fs::remove_file(data.at.join(format!("file-{number}"))); // not all were made
+    }
+    watched.forget(&["DataFilesystemReadOnly", "ContainerdUnresponsive", "InodesExhausted"]).await;
+
+    std::fs::write(data.at.join("fill"), vec![1; 64 << 20]).unwrap_err();
+    watched.see(&["DiskFull"]).await;
+    std::fs::remove_file(data.at.join("fill")).unwrap();
+    watched.forget(&["DiskFull"]).await;
+
+    run("fsfreeze", &["-f", &data.at.display().to_string()]);
+    watched.see(&["DiskStalled"]).await;
+    run("fsfreeze", &["-u", &data.at.display().to_string()]);
+    watched.forget(&["DiskStalled"]).await;
+    watched.until("a healthy node", |document| document["verdict"]["state"] == "Healthy").await;
+}
