@@ -51,7 +51,9 @@ const ARRAY_1_2: &[(i64, &[u8])] = &[
     (4096 + 144, b"\x08\0\0\0\0\0\0\0"),
 ];
 const ARRAY_1_1: &[(i64, &[u8])] = &[(0, b"\xfc\x4e\x2b\xa9\x01\0\0\0"), (16, b"\x11\x22\x33\x44\x55\x66\x77\x88")];
-const ARRAY_1_0: &[(i64, &[u8])] = &[(-8192, b"\xfc\x4e\x2b\xa9\x01\0\0\0"), (-8192 + 144, b"\xf0\xff\x0f\0\0\0\0\0")];
+/// The superblock says in which sector it lies.
+const ARRAY_1_0: &[(i64, &[u8])] =
+    &[(-8192, b"\xfc\x4e\x2b\xa9\x01\0\0\0"), (-8192 + 144, &((BYTES - 8192) / 512).to_le_bytes())];
 const ARRAY_0_90: &[(i64, &[u8])] = &[(-65536, b"\xfc\x4e\x2b\xa9\0\0\0\0\x5a\0\0\0\0\0\0\0\0\0\0\0\x11\x22\x33\x44")];
 
 /// Every kind.
