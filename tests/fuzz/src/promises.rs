@@ -140,6 +140,7 @@ fn secrets(input: &[u8], decoded: &Decoded) -> Vec<String> {
     let opened = carrier::open(input).expect("what decodes opens");
     let value = opened.iter().min_by_key(|document| document.format).map_or(&Value::Null, |document| &document.value);
     let text = value.to_string();
+    let read_text = decoded.document.value.to_string();
     let words = value.as_str().unwrap_or_default().split_whitespace();
     let tokens = words.filter_map(|word| word.strip_prefix("TLS_BOOTSTRAP_TOKEN="));
     let tokens = tokens.map(|token| token.trim_matches(['"', '\'']));
@@ -152,7 +153,7 @@ fn secrets(input: &[u8], decoded: &Decoded) -> Vec<String> {
         .filter(|secret| secret.len() >= 16 && secret.contains(|letter: char| letter.is_ascii_digit()))
         .filter(|secret| !secret.contains(' ') && secret != "abcdef.0123456789abcdef")
         .filter(|secret| !secret.contains("://") || secret.contains('@'))
-        .filter(|secret| text.matches(secret.as_str()).count() <= 1)
+        .filter(|secret| [&text, &read_text].iter().all(|text| text.matches(secret.as_str()).count() <= 1))
         .collect()
 }
 
