@@ -11,7 +11,7 @@ TARGET ?= carrier
 SECONDS ?= 60
 PROGRAMS := --workspace --bins
 
-.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e packages vm resets fuzz guards bench bless release clean
+.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-faults e2e-others packages vm resets fuzz guards bench bench-disks bless release clean
 
 demo: setup
 	$(CARGO) build --quiet $(PROGRAMS)
@@ -56,8 +56,16 @@ docs:
 unit: build
 	$(CARGO) test --workspace --exclude nap-vm --exclude nap-e2e --exclude nap-packages
 
+# The faults wait for minutes and need little of the machine meanwhile: beside the others.
 e2e: build
-	$(CARGO) test --package nap-e2e
+	$(CARGO) test --package nap-e2e --no-run
+	$(MAKE) --no-print-directory --jobs=2 --output-sync e2e-faults e2e-others
+
+e2e-faults:
+	$(CARGO) test --package nap-e2e --test faults
+
+e2e-others:
+	$(CARGO) test --package nap-e2e --lib --bins $(addprefix --test ,$(filter-out faults,$(basename $(notdir $(wildcard tests/e2e/tests/*.rs)))))
 
 # The shipped program in the packages, the packages in roots of Debian 12 and 13. NAP_BLESS=1 make packages rewrites what they change there.
 packages: setup setup-packages
@@ -85,6 +93,10 @@ bench: setup
 	$(CARGO) build --release --package nap-agent
 	$(CARGO) build --quiet $(PROGRAMS)
 	$(CARGO) run --quiet --package nap-e2e --bin nap-bench
+
+# Local disks beside nodeadm's script, in one VM: minutes.
+bench-disks: setup setup-vm build
+	NAP_VM_BENCH=1 $(CARGO) test --package nap-vm what_local_disks_cost -- --nocapture
 
 # Rewrites the golden plans and the page of fields; read the difference before committing it.
 bless:
