@@ -20,7 +20,7 @@ use crate::journal::{Event, Journal};
 use crate::packet_filter::PacketFilterError;
 use crate::root::{Entry, FileError, Kind, Root};
 use crate::tree::CopyError;
-use crate::units::{UnitError, Units};
+use crate::units::{self, UnitError, Units};
 use crate::volume::VolumeError;
 use crate::{
     block, chain, checkpoint, expiry, kernel, packet_filter, serving_certificate, swap, tree, trust_store, volume,
@@ -28,6 +28,9 @@ use crate::{
 
 /// Directory of stamps: which inputs a running unit was started with. In `/run`, so a reboot forgets them with the units.
 const STAMPS: &str = "/run/nap-agent/stamps";
+
+/// Where plans put unit files.
+const UNIT_FILES: &str = "/etc/systemd/system/";
 
 /// How long systemd may take to end what ran out of its own time.
 const KILL_TAKES: Duration = Duration::from_secs(10);
@@ -175,7 +178,13 @@ impl Executor {
     }
 
     async fn change_and_check(&self, step: &Step) -> Result<(), StepError> {
-        change(&self.root, &step.want, self.unit_limit).await?;
+        let changed = change(&self.root, &step.want, self.unit_limit).await;
+        if let Want::File { path, .. } | Want::FileIfAbsent { path, .. } | Want::Absent { path } = &step.want
+            && path.as_str().starts_with(UNIT_FILES)
+        {
+            units::file_changed(&self.root);
+        }
+        changed?;
         checkpoint::pass("changed");
         match check(&self.root, step).await? {
             None => Ok(()),

@@ -225,17 +225,30 @@ pub struct Units {
     reloads: Arc<Reloads>,
 }
 
-/// A reload that begins after a unit's file was written makes that file known, whoever asked for it. The steps of a stage ask at
-/// once, and a reload takes seconds on a busy machine.
+/// What systemd has read of the unit files. To read them takes it seconds on a small machine, so it does when a file was written since,
+/// and not for each unit: one time is enough for the steps of a stage, which ask at once.
 #[derive(Debug, Default)]
 struct Reloads {
-    asked: AtomicU64,
-    /// How many of those that asked the last reload was for.
-    done: Mutex<u64>,
+    /// How many files we wrote.
+    written: AtomicU64,
+    /// How many of them were there when it last read, and when that was.
+    read: Mutex<Option<(u64, Instant)>>,
 }
+
+/// For how long we trust that nobody else writes unit files.
+const READ_FOR: Duration = Duration::from_secs(60);
 
 /// Of each systemd, by its socket.
 static RELOADS: std::sync::Mutex<BTreeMap<PathBuf, Arc<Reloads>>> = std::sync::Mutex::new(BTreeMap::new());
+
+fn reloads(socket: PathBuf) -> Arc<Reloads> {
+    Arc::clone(RELOADS.lock().unwrap_or_else(PoisonError::into_inner).entry(socket).or_default())
+}
+
+/// Notes that a unit's file was written or removed: systemd reads all of them before it starts the next unit.
+pub fn file_changed(root: &Root) {
+    reloads(root.outside(PRIVATE_SOCKET)).written.fetch_add(1, Ordering::SeqCst);
+}
 
 impl Units {
     /// Connects to the systemd of a root.
@@ -249,22 +262,26 @@ impl Units {
             |source: Box<dyn std::error::Error + Send + Sync>| UnitError::Connect { socket: socket.clone(), source };
         let connect = timeout(ANSWER_LIMIT, private_socket::connect(&path)).await;
         let connection = connect.map_err(|error| wrap(error.into()))?.map_err(|error| wrap(error.into()))?;
-        let reloads =
-            Arc::clone(RELOADS.lock().unwrap_or_else(PoisonError::into_inner).entry(path.clone()).or_default());
-        Ok(Self { connection, reloads })
+        Ok(Self { connection, reloads: reloads(path) })
     }
 
-    /// Lets systemd read all unit files, unless somebody else did so since this was asked for.
+    /// Lets systemd read all unit files, unless it has.
     async fn reload(&self, manager: &ManagerProxy<'_>, unit: &str) -> Result<(), UnitError> {
-        let number = self.reloads.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut done = self.reloads.done.lock().await;
-        if *done >= number {
+        let mut read = self.reloads.read.lock().await;
+        let written = self.reloads.written.load(Ordering::SeqCst);
+        if read.is_some_and(|(count, at)| count == written && at.elapsed() < READ_FOR) {
             return Ok(());
         }
-        let asked = self.reloads.asked.load(Ordering::SeqCst);
+        let now = Instant::now();
         answered(manager.reload()).await.map_err(call("reload for", unit))?;
-        *done = asked;
+        *read = Some((written, now));
         Ok(())
+    }
+
+    /// The same whatever it has read.
+    async fn reload_anyway(&self, manager: &ManagerProxy<'_>, unit: &str) -> Result<(), UnitError> {
+        self.reloads.written.fetch_add(1, Ordering::SeqCst);
+        self.reload(manager, unit).await
     }
 
     /// What systemd knows of a unit.
@@ -302,9 +319,13 @@ impl Units {
     /// When it does not come up within `limit`.
     pub async fn restart(&self, unit: &str, wait_for_ready: bool, limit: Duration) -> Result<(), UnitError> {
         let manager = self.manager().await.map_err(call("find", unit))?;
-        // Always: systemd (252) does not notice the first drop-in in a directory that is new to it.
+        // Also when it says that it needs none: systemd (252) does not notice the first drop-in in a directory that is new to it.
         self.reload(&manager, unit).await?;
-        let status = self.status(unit).await?;
+        let mut status = self.status(unit).await?;
+        if status.needs_reload {
+            self.reload_anyway(&manager, unit).await?;
+            status = self.status(unit).await?;
+        }
         if status.load != "loaded" {
             return Err(UnitError::NotFound { unit: unit.to_owned(), load_state: status.load });
         }
@@ -345,7 +366,7 @@ impl Units {
             }
         }
         answered(manager.enable_unit_files(&[unit], false, false)).await.map_err(call("enable", unit))?;
-        self.reload(&manager, unit).await?;
+        self.reload_anyway(&manager, unit).await?;
         self.job(&manager, Verb::Start, unit, limit).await
     }
 
@@ -357,7 +378,7 @@ impl Units {
         let manager = self.manager().await.map_err(call("find", unit))?;
         if self.file_state(unit).await?.is_some_and(|state| state.starts_with("enabled")) {
             answered(manager.disable_unit_files(&[unit], false)).await.map_err(call("disable", unit))?;
-            self.reload(&manager, unit).await?;
+            self.reload_anyway(&manager, unit).await?;
         }
         self.job(&manager, Verb::Stop, unit, limit).await
     }

@@ -65,6 +65,25 @@ async fn a_unit_is_started_once_and_restarted_when_its_inputs_change() {
 }
 
 #[tokio::test]
+async fn unit_files_are_read_when_one_was_written_and_not_for_each_unit() {
+    let machine = machine();
+    let reloads = || machine.systemd.history().iter().filter(|call| call.verb == "Reload").count();
+    let first = plan("[Service]\nLimitNOFILE=1\n", "x.service");
+    apply(&machine.root, &first).await;
+    assert_eq!(reloads(), 1);
+    let units = Units::connect(&machine.root).await.unwrap();
+    units.restart("x.service", true, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(reloads(), 1, "nothing was written");
+    apply(&machine.root, &plan("[Service]\nLimitNOFILE=2\n", "x.service")).await;
+    assert_eq!(reloads(), 2);
+    // Somebody else's hand on a file that systemd knows.
+    let unit = machine.directory.path().join("usr/lib/systemd/system/x.service");
+    std::fs::write(unit, "[Service]\nType=simple\nExecStart=/usr/bin/x --other\n").unwrap();
+    units.restart("x.service", true, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(reloads(), 3);
+}
+
+#[tokio::test]
 async fn a_unit_whose_inputs_an_earlier_run_wrote_and_died_is_restarted() {
     let machine = machine();
     let first = plan("[Service]\nLimitNOFILE=1\n", "x.service");
