@@ -1,6 +1,6 @@
 //! Connecting to systemd's private socket with zbus.
 //!
-//! Two things of the real systemd need care, each seen with systemd 252 and zbus 5.19:
+//! Three things of the real systemd need care, each seen with systemd 252 and zbus 5.19:
 //!
 //! systemd writes its well-known name, `org.freedesktop.systemd1`, into the sender field of every message on this
 //! socket (sd_bus_set_sender). zbus allows only unique names there and panics while it reads such a message. So the read
@@ -10,10 +10,13 @@
 //! the call hangs. zbus sends both without a pause. So the authentication is done here, as systemctl does it: all of it
 //! in one write, then nothing until the answer is there.
 //!
+//! systemd sends every signal to everybody on this socket, subscribed or not: at each reload two for each unit that it knows. To have zbus
+//! read them all took a boot half of its time in a slow VM, so only the one that somebody waits for is let through.
+//!
 //! What would change our mind: a zbus that takes any name in that field, and waits as systemctl does.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::pin::Pin;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -26,6 +29,12 @@ use zbus::{Connection, Guid};
 const FIXED_BYTES: usize = 16;
 /// Code of the header field with the sender's name. Source: "Message Format" in the D-Bus specification.
 const SENDER: u8 = 7;
+/// Code of the header field with the signal's name.
+const MEMBER: u8 = 3;
+/// Type of a message that is a signal.
+const SIGNAL: u8 = 4;
+/// The signal that we wait for: a job has ended.
+const WANTED: &[u8] = b"JobRemoved";
 /// Largest message. Source: the D-Bus specification, 128 MiB.
 const MAX_MESSAGE_BYTES: usize = 128 << 20;
 /// Longest answer to the authentication that is read: `OK`, a GUID, the end of the line.
@@ -91,11 +100,7 @@ impl ReadHalf for Renaming {
                 self.raw.extend_from_slice(&chunk[..length]);
                 self.release()?;
             }
-            let length = buffer.len().min(self.ready.len());
-            for (to, from) in buffer.iter_mut().zip(self.ready.drain(..length)) {
-                *to = from;
-            }
-            Ok((length, Vec::new()))
+            Ok((self.ready.read(buffer)?, Vec::new()))
         })
     }
 
@@ -112,9 +117,12 @@ impl Renaming {
     /// Lets whole messages go.
     fn release(&mut self) -> io::Result<()> {
         while let Some(length) = whole(&self.raw)? {
-            let mut piece: Vec<u8> = self.raw.drain(..length).collect();
-            rename(&mut piece);
-            self.ready.extend(piece);
+            let message = &mut self.raw[..length];
+            if is_wanted(message) {
+                rename(message);
+                self.ready.extend(&*message);
+            }
+            self.raw.drain(..length);
         }
         Ok(())
     }
@@ -137,9 +145,16 @@ fn number(bytes: &[u8], at: usize, message: &[u8]) -> Option<usize> {
     usize::try_from(value).ok()
 }
 
+/// Not a signal that nobody waits for.
+fn is_wanted(message: &[u8]) -> bool {
+    let is_signal = message.get(1) == Some(&SIGNAL);
+    let member = || field(message, MEMBER).and_then(|(start, length)| message.get(start..start + length));
+    !is_signal || member() == Some(WANTED)
+}
+
 /// Puts a unique name in place of a sender's well-known one.
 fn rename(message: &mut [u8]) {
-    if let Some((start, length)) = sender(message) {
+    if let Some((start, length)) = field(message, SENDER) {
         let name = &mut message[start..start + length];
         if !name.starts_with(b":") && name.len() > 4 {
             name.fill(b'0');
@@ -148,8 +163,8 @@ fn rename(message: &mut [u8]) {
     }
 }
 
-/// Where the sender's name lies, and its length. A header with a field of an unknown kind is left alone.
-fn sender(message: &[u8]) -> Option<(usize, usize)> {
+/// Where the text of a header field lies, and its length. A header with a field of an unknown kind is left alone.
+fn field(message: &[u8], wanted: u8) -> Option<(usize, usize)> {
     let end = FIXED_BYTES + number(message, 12, message)?;
     let mut at = FIXED_BYTES;
     while at < end {
@@ -159,7 +174,7 @@ fn sender(message: &[u8]) -> Option<(usize, usize)> {
         match kind {
             b's' | b'o' => {
                 let length = number(message, at, message)?;
-                if code == SENDER {
+                if code == wanted {
                     return (at + 4 + length <= message.len()).then_some((at + 4, length));
                 }
                 at += 4 + length + 1;
@@ -177,6 +192,15 @@ mod tests {
     use super::*;
     use zbus::Message;
     use zbus::names::UniqueName;
+
+    #[test]
+    fn of_the_signals_only_the_end_of_a_job_is_let_through() {
+        let signal = |member| Message::signal("/a", "b.c", member).unwrap().build(&("body",)).unwrap();
+        assert!(is_wanted(signal("JobRemoved").data()));
+        assert!(!is_wanted(signal("UnitNew").data()) && !is_wanted(signal("JobRemovedNot").data()));
+        let call = Message::method_call("/a", "UnitNew").unwrap().build(&()).unwrap();
+        assert!(is_wanted(call.data()), "no signal");
+    }
 
     fn from_systemd(big: bool) -> Vec<u8> {
         let endian = if big { zbus::zvariant::Endian::Big } else { zbus::zvariant::Endian::Little };
