@@ -33,7 +33,7 @@ const SENDER: u8 = 7;
 const MEMBER: u8 = 3;
 /// Type of a message that is a signal.
 const SIGNAL: u8 = 4;
-/// The signal that we wait for: a job has ended.
+/// The signal of [`Signals::JobRemoved`].
 const WANTED: &[u8] = b"JobRemoved";
 /// Largest message. Source: the D-Bus specification, 128 MiB.
 const MAX_MESSAGE_BYTES: usize = 128 << 20;
@@ -42,12 +42,21 @@ const MAX_LINE_BYTES: usize = 256;
 /// How much is read at once.
 const READ_BYTES: usize = 8192;
 
+/// Which signals are let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signals {
+    /// That a job has ended.
+    JobRemoved,
+    /// All that come.
+    All,
+}
+
 /// Connects, peer to peer, without Hello.
-pub async fn connect(path: &Path) -> zbus::Result<Connection> {
+pub async fn connect(path: &Path, signals: Signals) -> zbus::Result<Connection> {
     let mut stream = UnixStream::connect(path).await?;
     let guid = authenticate(&mut stream).await?;
     let (read, write) = stream.into_split();
-    let read: Box<dyn ReadHalf> = Box::new(Renaming { inner: read, raw: Vec::new(), ready: VecDeque::new() });
+    let read: Box<dyn ReadHalf> = Box::new(Renaming { inner: read, signals, raw: Vec::new(), ready: VecDeque::new() });
     let split: BoxedSplit = Split::new(read, Box::new(write));
     zbus::connection::Builder::authenticated_socket(split, guid)?.p2p().build().await
 }
@@ -68,10 +77,11 @@ async fn authenticate(stream: &mut UnixStream) -> zbus::Result<Guid<'static>> {
     Guid::try_from(guid.to_owned())
 }
 
-/// A read half that makes senders' names unique.
+/// A read half that makes senders' names unique and leaves signals out.
 #[derive(Debug)]
 struct Renaming {
     inner: tokio::net::unix::OwnedReadHalf,
+    signals: Signals,
     /// What was read and is not a whole message yet.
     raw: Vec<u8>,
     /// What zbus may have.
@@ -118,7 +128,7 @@ impl Renaming {
     fn release(&mut self) -> io::Result<()> {
         while let Some(length) = whole(&self.raw)? {
             let message = &mut self.raw[..length];
-            if is_wanted(message) {
+            if self.signals == Signals::All || is_wanted(message) {
                 rename(message);
                 self.ready.extend(&*message);
             }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use zbus::proxy::CacheProperties;
 use zbus::zvariant::OwnedObjectPath;
 
-use crate::private_socket;
+use crate::private_socket::{self, Signals};
 use crate::root::Root;
 
 const PRIVATE_SOCKET: &str = "/run/systemd/private";
@@ -260,7 +260,7 @@ impl Units {
         let socket = path.display().to_string();
         let wrap =
             |source: Box<dyn std::error::Error + Send + Sync>| UnitError::Connect { socket: socket.clone(), source };
-        let connect = timeout(ANSWER_LIMIT, private_socket::connect(&path)).await;
+        let connect = timeout(ANSWER_LIMIT, private_socket::connect(&path, Signals::JobRemoved)).await;
         let connection = connect.map_err(|error| wrap(error.into()))?.map_err(|error| wrap(error.into()))?;
         Ok(Self { connection, reloads: reloads(path) })
     }
