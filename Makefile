@@ -67,9 +67,9 @@ e2e-faults:
 e2e-others:
 	$(CARGO) test --package nap-e2e --lib --bins $(addprefix --test ,$(filter-out faults,$(basename $(notdir $(wildcard tests/e2e/tests/*.rs)))))
 
-# The shipped program in the packages, the packages in roots of Debian 12 and 13. NAP_BLESS=1 make packages rewrites what they change there.
+# The packages in roots of Debian 12 and 13, with the program that the other tests have. NAP_BLESS=1 make packages rewrites what they change there.
 packages: setup setup-packages
-	packaging/build.sh amd64
+	packaging/build.sh amd64 dev
 	$(CARGO) test --package nap-packages
 
 vm: build

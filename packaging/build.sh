@@ -1,12 +1,14 @@
 #!/bin/sh
 # Builds what the packages take: TARGET/dist/ARCH/{nap-agent,nap-agent.debug,nap-agent.1,nap-agent.{bash,zsh,fish},nap-agent.cdx.json}.
-#   build.sh ARCH     amd64 or arm64; the one that this machine is not needs cross.sh's compiler and libraries
+#   build.sh ARCH [PROFILE]     amd64 or arm64; the one that this machine is not needs cross.sh's compiler and libraries. Of the profile `dev`,
+#                               for the tests of the packages, it takes the program that every other test has: the optimised one takes ten minutes
 # The same commit and toolchain give the same bytes in any folder of any machine.
 set -eu
 umask 022
 export LC_ALL=C.UTF-8
 
-architecture=${1:?usage: build.sh amd64|arm64}
+architecture=${1:?usage: build.sh amd64|arm64 [dev|shipped]}
+profile=${2:-shipped}
 cd "$(dirname "$(readlink -f "$0")")/.."
 target=${CARGO_TARGET_DIR:-target}
 date=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
@@ -27,8 +29,11 @@ fi
 
 # What makes the texts is built as every other program of this machine, so that nothing is built twice.
 cargo build --quiet --locked --workspace --bins
-RUSTFLAGS="$flags ${CROSS_RUSTFLAGS-}" cargo build --quiet --locked --profile shipped --package nap-agent --target "$triple"
-built=$target/$triple/shipped/nap-agent
+built=$target/debug/nap-agent
+if [ "$profile" = shipped ]; then
+    RUSTFLAGS="$flags ${CROSS_RUSTFLAGS-}" cargo build --quiet --locked --profile shipped --package nap-agent --target "$triple"
+    built=$target/$triple/shipped/nap-agent
+fi
 out=$target/dist/$architecture
 mkdir -p "$out"
 "${prefix}objcopy" --only-keep-debug --compress-debug-sections "$built" "$out/nap-agent.debug"

@@ -144,7 +144,11 @@ fn lintian_and_rpmlint_find_nothing_that_is_not_explained() {
 
 #[test]
 fn the_symbols_that_the_program_does_not_carry_are_kept_beside_it() {
-    let size = |name: &str| std::fs::metadata(built("amd64").join(name)).unwrap().len();
-    assert!(size("nap-agent.debug") > 1 << 20);
-    assert!(size("nap-agent") < 20 << 20, "a program of {} bytes is not stripped", size("nap-agent"));
+    let sections = |name: &str| {
+        let output = Command::new("readelf").args(["--wide", "--sections"]).arg(built("amd64").join(name)).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    let (program, beside) = (sections("nap-agent"), sections("nap-agent.debug"));
+    assert!(program.contains(".gnu_debuglink") && beside.contains(".symtab"), "{program}{beside}");
+    assert!(!program.contains(".symtab") && !program.contains(".debug_"), "not stripped: {program}");
 }

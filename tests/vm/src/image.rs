@@ -25,6 +25,16 @@ impl Image {
         program::run(&scripts.join("image.sh"), &[&folder], BUILD_LIMIT)?;
         Ok(Self { disk: folder.join("base.raw"), kernel: folder.join("vmlinuz") })
     }
+
+    /// The same with what a program does to its root, which it gets as its last argument. Made anew each time.
+    pub fn changed_by(name: &str, program: &Path, arguments: &[&Path]) -> Result<Self, VmError> {
+        let image = Self::build()?;
+        let folder = folder();
+        let all: Vec<&Path> =
+            [folder.as_path(), Path::new(name), program].into_iter().chain(arguments.iter().copied()).collect();
+        program::run(&Path::new(env!("CARGO_MANIFEST_DIR")).join("image.sh"), &all, BUILD_LIMIT)?;
+        Ok(Self { disk: folder.join(format!("{name}.raw")), ..image })
+    }
 }
 
 /// Where images, disks of VMs and their logs lie.

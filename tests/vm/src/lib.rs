@@ -23,7 +23,7 @@ mod search;
 mod shell;
 mod vm;
 
-pub use artifacts::{Artifact, artifact, workspace};
+pub use artifacts::{Artifact, artifact, target, workspace};
 pub use disk::{Disk, Entry};
 pub use error::VmError;
 pub use image::Image;

@@ -12,6 +12,7 @@ mod guest;
 mod local_disks;
 mod node_boots;
 mod node_settings;
+mod package_boots;
 mod real_cluster;
 mod resets;
 mod rig;
