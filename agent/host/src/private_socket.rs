@@ -11,7 +11,7 @@
 //! in one write, then nothing until the answer is there.
 //!
 //! systemd sends every signal to everybody on this socket, subscribed or not: at each reload two for each unit that it knows. To have zbus
-//! read them all took a boot half of its time in a slow VM, so only the one that somebody waits for is let through.
+//! read them all took a boot half of its time in a slow VM, so only those that somebody waits for are let through.
 //!
 //! What would change our mind: a zbus that takes any name in that field, and waits as systemctl does.
 
@@ -33,8 +33,6 @@ const SENDER: u8 = 7;
 const MEMBER: u8 = 3;
 /// Type of a message that is a signal.
 const SIGNAL: u8 = 4;
-/// The signal of [`Signals::JobRemoved`].
-const WANTED: &[u8] = b"JobRemoved";
 /// Largest message. Source: the D-Bus specification, 128 MiB.
 const MAX_MESSAGE_BYTES: usize = 128 << 20;
 /// Longest answer to the authentication that is read: `OK`, a GUID, the end of the line.
@@ -42,17 +40,8 @@ const MAX_LINE_BYTES: usize = 256;
 /// How much is read at once.
 const READ_BYTES: usize = 8192;
 
-/// Which signals are let through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signals {
-    /// That a job has ended.
-    JobRemoved,
-    /// All that come.
-    All,
-}
-
-/// Connects, peer to peer, without Hello.
-pub async fn connect(path: &Path, signals: Signals) -> zbus::Result<Connection> {
+/// Connects, peer to peer, without Hello. Of the signals only those with these names are let through.
+pub async fn connect(path: &Path, signals: &'static [&'static str]) -> zbus::Result<Connection> {
     let mut stream = UnixStream::connect(path).await?;
     let guid = authenticate(&mut stream).await?;
     let (read, write) = stream.into_split();
@@ -81,7 +70,7 @@ async fn authenticate(stream: &mut UnixStream) -> zbus::Result<Guid<'static>> {
 #[derive(Debug)]
 struct Renaming {
     inner: tokio::net::unix::OwnedReadHalf,
-    signals: Signals,
+    signals: &'static [&'static str],
     /// What was read and is not a whole message yet.
     raw: Vec<u8>,
     /// What zbus may have.
@@ -128,7 +117,7 @@ impl Renaming {
     fn release(&mut self) -> io::Result<()> {
         while let Some(length) = whole(&self.raw)? {
             let message = &mut self.raw[..length];
-            if self.signals == Signals::All || is_wanted(message) {
+            if is_wanted(message, self.signals) {
                 rename(message);
                 self.ready.extend(&*message);
             }
@@ -156,10 +145,9 @@ fn number(bytes: &[u8], at: usize, message: &[u8]) -> Option<usize> {
 }
 
 /// Not a signal that nobody waits for.
-fn is_wanted(message: &[u8]) -> bool {
-    let is_signal = message.get(1) == Some(&SIGNAL);
+fn is_wanted(message: &[u8], signals: &[&str]) -> bool {
     let member = || field(message, MEMBER).and_then(|(start, length)| message.get(start..start + length));
-    !is_signal || member() == Some(WANTED)
+    message.get(1) != Some(&SIGNAL) || signals.iter().any(|wanted| member() == Some(wanted.as_bytes()))
 }
 
 /// Puts a unique name in place of a sender's well-known one.
@@ -204,7 +192,8 @@ mod tests {
     use zbus::names::UniqueName;
 
     #[test]
-    fn of_the_signals_only_the_end_of_a_job_is_let_through() {
+    fn of_the_signals_only_the_wanted_are_let_through() {
+        let is_wanted = |message: &[u8]| is_wanted(message, &["JobRemoved"]);
         let signal = |member| Message::signal("/a", "b.c", member).unwrap().build(&("body",)).unwrap();
         assert!(is_wanted(signal("JobRemoved").data()));
         assert!(!is_wanted(signal("UnitNew").data()) && !is_wanted(signal("JobRemovedNot").data()));

@@ -16,10 +16,13 @@ use tokio::time::{Instant, sleep, timeout};
 use zbus::proxy::CacheProperties;
 use zbus::zvariant::OwnedObjectPath;
 
-use crate::private_socket::{self, Signals};
+use crate::private_socket;
 use crate::root::Root;
 
 const PRIVATE_SOCKET: &str = "/run/systemd/private";
+
+/// systemd's signal that a job has ended.
+const JOB_REMOVED: &str = "JobRemoved";
 
 /// How often a unit that has no job to wait for is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -260,7 +263,7 @@ impl Units {
         let socket = path.display().to_string();
         let wrap =
             |source: Box<dyn std::error::Error + Send + Sync>| UnitError::Connect { socket: socket.clone(), source };
-        let connect = timeout(ANSWER_LIMIT, private_socket::connect(&path, Signals::JobRemoved)).await;
+        let connect = timeout(ANSWER_LIMIT, private_socket::connect(&path, &[JOB_REMOVED])).await;
         let connection = connect.map_err(|error| wrap(error.into()))?.map_err(|error| wrap(error.into()))?;
         Ok(Self { connection, reloads: reloads(path) })
     }
@@ -489,7 +492,7 @@ fn is_no_file(error: &str) -> bool {
 }
 
 async fn job_signals(connection: &zbus::Connection) -> zbus::Result<zbus::MessageStream> {
-    let rule = zbus::MatchRule::builder().msg_type(zbus::message::Type::Signal).member("JobRemoved")?.build();
+    let rule = zbus::MatchRule::builder().msg_type(zbus::message::Type::Signal).member(JOB_REMOVED)?.build();
     zbus::MessageStream::for_match_rule(rule, connection, None).await
 }
 
@@ -502,7 +505,7 @@ async fn next(stream: &mut zbus::MessageStream) -> Option<zbus::Message> {
 /// The job and its result, when the message is systemd's signal that a job has ended.
 fn job_removed(message: &zbus::Message) -> Option<(OwnedObjectPath, String)> {
     let header = message.header();
-    if header.member().map(zbus::names::MemberName::as_str) != Some("JobRemoved") {
+    if header.member().map(zbus::names::MemberName::as_str) != Some(JOB_REMOVED) {
         return None;
     }
     let (_, job, _, result): (u32, OwnedObjectPath, String, String) = message.body().deserialize().ok()?;

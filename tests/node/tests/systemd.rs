@@ -1,6 +1,6 @@
 //! The stand-in for systemd is held to the contract that the real one passes in the VM.
 
-use nap_host::private_socket::{self, Signals};
+use nap_host::private_socket;
 use pretend_node::systemd::contract::{self, Setup};
 use pretend_node::systemd::{Call, PretendSystemd, Runner};
 use std::fs;
@@ -69,7 +69,7 @@ async fn without_processes_units_only_change_state_and_calls_are_noted() {
         "[Service]\nExecStart=/no/such/program\n[Install]\nWantedBy=x.target\n",
     );
     let systemd = PretendSystemd::start(root.path(), Runner::Nothing).unwrap();
-    let connection = private_socket::connect(systemd.bus(), Signals::All).await.unwrap();
+    let connection = private_socket::connect(systemd.bus(), &["JobRemoved", "PropertiesChanged"]).await.unwrap();
     let _: () = call(&connection, "Reload", &()).await;
     let _: OwnedObjectPath = call(&connection, "StartUnit", &("a.service", "replace")).await;
     assert_eq!(
@@ -94,7 +94,7 @@ async fn a_drop_in_in_a_new_folder_goes_unnoticed_until_a_reload() {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), "etc/systemd/system/a.service", "[Service]\nExecStart=/bin/true\n");
     let systemd = PretendSystemd::start(root.path(), Runner::Nothing).unwrap();
-    let connection = private_socket::connect(systemd.bus(), Signals::All).await.unwrap();
+    let connection = private_socket::connect(systemd.bus(), &["JobRemoved", "PropertiesChanged"]).await.unwrap();
     let _: OwnedObjectPath = call(&connection, "StartUnit", &("a.service", "replace")).await;
     write(root.path(), "etc/systemd/system/a.service.d/10-x.conf", "[Unit]\nDescription=x\n");
     assert_eq!(property(&connection, "a.service", "NeedDaemonReload").await, OwnedValue::from(false));
@@ -114,7 +114,7 @@ async fn dropping_it_ends_its_processes() {
     let text = text.replace("; exec", "; systemd-notify --ready; exec");
     write(root.path(), "etc/systemd/system/a.service", &text);
     let systemd = PretendSystemd::start(root.path(), Runner::Processes).unwrap();
-    let connection = private_socket::connect(systemd.bus(), Signals::All).await.unwrap();
+    let connection = private_socket::connect(systemd.bus(), &["JobRemoved", "PropertiesChanged"]).await.unwrap();
     let rule = zbus::MatchRule::builder().msg_type(zbus::message::Type::Signal).member("JobRemoved").unwrap().build();
     let mut stream = Box::pin(zbus::MessageStream::for_match_rule(rule, &connection, None).await.unwrap());
     let _: OwnedObjectPath = call(&connection, "StartUnit", &("a.service", "replace")).await;
@@ -134,7 +134,7 @@ async fn a_service_that_stops_feeding_its_watchdog_is_killed() {
         ExecStart=/bin/sh -c 'systemd-notify --ready; exec sleep 1000'\n";
     write(root.path(), "etc/systemd/system/a.service", text);
     let systemd = PretendSystemd::start(root.path(), Runner::Processes).unwrap();
-    let connection = private_socket::connect(systemd.bus(), Signals::All).await.unwrap();
+    let connection = private_socket::connect(systemd.bus(), &["JobRemoved", "PropertiesChanged"]).await.unwrap();
     let rule = zbus::MatchRule::builder().member("PropertiesChanged").unwrap().build();
     let mut stream = Box::pin(zbus::MessageStream::for_match_rule(rule, &connection, None).await.unwrap());
     let _: OwnedObjectPath = call(&connection, "StartUnit", &("a.service", "replace")).await;

@@ -2,7 +2,7 @@
 
 use super::super::dispatch::{MANAGER, MANAGER_PATH};
 use super::Setup;
-use nap_host::private_socket::{self, Signals};
+use nap_host::private_socket;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
@@ -49,10 +49,11 @@ pub(super) struct Client {
 impl Client {
     pub(super) async fn connect(setup: &Setup) -> Result<Client, CheckError> {
         let failed = |error: &dyn std::fmt::Display| CheckError::new(format!("cannot connect: {error}"));
-        let connection = timeout(setup.deadline, private_socket::connect(&setup.socket, Signals::All))
-            .await
-            .map_err(|e| failed(&e))?
-            .map_err(|e| failed(&e))?;
+        let connection =
+            timeout(setup.deadline, private_socket::connect(&setup.socket, &["JobRemoved", "PropertiesChanged"]))
+                .await
+                .map_err(|e| failed(&e))?
+                .map_err(|e| failed(&e))?;
         let signals = signals_of(&connection);
         let client = Client { connection, signals, ended: Vec::new(), deadline: setup.deadline };
         client.call::<_, ()>("Subscribe", &()).await?;
