@@ -11,7 +11,7 @@ TARGET ?= carrier
 SECONDS ?= 60
 PROGRAMS := --workspace --bins
 
-.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-faults e2e-others packages vm resets fuzz guards bench bench-disks bless release clean
+.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-faults e2e-others packages vm vm-long resets fuzz guards bench bench-disks bless release clean
 
 demo: setup
 	$(CARGO) build --quiet $(PROGRAMS)
@@ -75,6 +75,10 @@ packages: setup setup-packages
 vm: build
 	$(CARGO) test --package nap-vm
 
+# With the tests of VMs that would take `make test` beyond its time.
+vm-long: setup setup-vm build
+	NAP_VM_LONG=1 $(CARGO) test --package nap-vm
+
 # Two hundred resets at random moments of a first boot: hours. Goes on where it was stopped.
 resets: setup setup-vm build
 	NAP_VM_RESETS=200 $(CARGO) test --package nap-vm resets -- --nocapture
@@ -96,6 +100,7 @@ bench: setup
 
 # Local disks beside nodeadm's script, in one VM: minutes.
 bench-disks: setup setup-vm build
+	$(CARGO) build --release --package nap-agent --package nap-e2e --bins
 	NAP_VM_BENCH=1 $(CARGO) test --package nap-vm what_local_disks_cost -- --nocapture
 
 # Rewrites the golden plans and the page of fields; read the difference before committing it.

@@ -23,8 +23,8 @@ use crate::{DataDisk, Image, Output, VmError, VmOptions, program};
 
 /// For QEMU to come up and connect its sockets, or to go down when told so.
 const QEMU_LIMIT: Duration = Duration::from_secs(30);
-/// For other tests to be done with the one VM of this machine.
-const LOCK_LIMIT: Duration = Duration::from_secs(60 * 60);
+/// For all other tests to be done with the one VM of this machine.
+const LOCK_LIMIT: Duration = Duration::from_secs(2 * 60 * 60);
 /// How much of the console goes into an error.
 const QUOTED_CHARS: usize = 3000;
 

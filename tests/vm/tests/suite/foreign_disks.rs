@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use nap_e2e::corpus::{BYTES, CORPUS, make, prepare};
-use nap_vm::{Bus, DataDisk, Image, Vm, VmLock, VmOptions, artifact, workspace};
+use nap_vm::{Bus, DataDisk, Image, Vm, VmLock, VmOptions, artifact, target, workspace};
 
 use crate::azure::{Azure, VM_ID, custom_data};
 use crate::guest::{BOOT, COMMAND, note, told, wait_for_agent};
@@ -16,7 +16,7 @@ const STRIDE: u64 = BYTES + (1 << 20);
 #[test]
 fn no_foreign_disk_is_written_to() {
     let lock = VmLock::take().unwrap();
-    let folder = tempfile::tempdir_in(workspace().join("target")).unwrap();
+    let folder = tempfile::tempdir_in(target()).unwrap();
     prepare(folder.path());
     let content: Vec<_> =
         CORPUS.iter().zip(0..).map(|(kind, number)| (number * STRIDE, make(kind, folder.path()))).collect();

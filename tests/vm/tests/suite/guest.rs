@@ -2,19 +2,30 @@
 
 use std::fmt::Arguments;
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nap_vm::{Overlay, Vm, VmError, artifact, workspace};
 use serde_json::Value;
 
 /// From power-on to the end of a boot of the agent, on two busy cores under emulation. Usually 40 s.
-pub(crate) const BOOT: Duration = Duration::from_secs(300);
+pub(crate) const BOOT: Duration = Duration::from_secs(600);
+/// From a fault to the verdict that it asks for, and back: minutes by the rules, more under emulation.
+pub(crate) const VERDICT: Duration = Duration::from_secs(600);
 /// One command that waits for nothing.
-pub(crate) const COMMAND: Duration = Duration::from_secs(60);
+pub(crate) const COMMAND: Duration = Duration::from_secs(120);
 
 /// Tells whoever runs the tests, also when they pass: the test harness swallows only what `println!` says.
 pub(crate) fn note(text: Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "nap-vm: {text}"); // nobody listens: nobody needs to know
+}
+
+/// Whether a test that takes long, or only measures, is wanted; says so when it is not.
+pub(crate) fn is_wanted(variable: &str, command: &str) -> bool {
+    let is_wanted = std::env::var_os(variable).is_some();
+    if !is_wanted {
+        note(format_args!("SKIPPED: `{command}` runs it"));
+    }
+    is_wanted
 }
 
 /// The agent as its package installs it.
@@ -48,6 +59,34 @@ pub(crate) fn wait_for_agent(vm: &mut Vm) -> i32 {
     let output = vm.run(&command, BOOT + Duration::from_secs(10)).unwrap();
     note(format_args!("{command}: {} {}", output.status, output.text));
     output.status
+}
+
+/// The health document.
+pub(crate) fn health(vm: &mut Vm) -> Value {
+    let answer = endpoint(vm, "/v1/health");
+    serde_json::from_str(&answer).unwrap_or_else(|error| panic!("no document ({error}): {answer}"))
+}
+
+/// What the agent's endpoint says. Its own status has no word on the node.
+pub(crate) fn endpoint(vm: &mut Vm, path: &str) -> String {
+    told(
+        vm,
+        &format!(
+            "exec 3<>/dev/tcp/127.0.0.1/20266; printf 'GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n' >&3; sed '1,/^\\r$/d' <&3"
+        ),
+    )
+}
+
+/// Looks at the health document until it is so.
+pub(crate) fn until_health(vm: &mut Vm, mut is_so: impl FnMut(&Value) -> bool) -> Value {
+    let start = Instant::now();
+    loop {
+        let document = health(vm);
+        if is_so(&document) {
+            return document;
+        }
+        assert!(start.elapsed() < VERDICT, "{document:#}");
+    }
 }
 
 /// Nothing that the agent set was changed by anybody else: `status` finds no drift now, and the guard never had one to put back.

@@ -11,8 +11,18 @@ const GIB: u64 = 1 << 30;
 
 const RECORD: &str = "/var/lib/nap-agent/disks.json";
 
+/// Local disks are wanted.
+pub(crate) const AUTO: &str = "storage:\n  localDisks: auto\n";
+
 /// A node with such disks; `with` adds to its image.
-fn start(name: &str, azure: &Azure, lock: VmLock, disks: &[(&str, u64)], storage: &str, with: Overlay) -> Vm {
+pub(crate) fn start(
+    name: &str,
+    azure: &Azure,
+    lock: VmLock,
+    disks: &[(&str, u64)],
+    storage: &str,
+    with: Overlay,
+) -> Vm {
     let image = Image::build().unwrap();
     let mut options = VmOptions::new(name, VM_ID);
     options.overlay = with;
@@ -61,7 +71,7 @@ pub(crate) fn assert_namespaces_are_told_apart(vm: &mut Vm, facts: &str) {
 }
 
 /// The record's one file system: phase, UUID, serials.
-fn recorded(vm: &mut Vm) -> (String, String, String) {
+pub(crate) fn recorded(vm: &mut Vm) -> (String, String, String) {
     let record = json(vm, RECORD);
     let volumes = record["volumes"].as_array().unwrap();
     assert_eq!(volumes.len(), 1, "{record:#}");
@@ -71,7 +81,7 @@ fn recorded(vm: &mut Vm) -> (String, String, String) {
 }
 
 /// kubelet, containerd and the logs of pods are on the file system with this UUID; kubelet's keys are on the OS disk.
-fn assert_on_local_disks(vm: &mut Vm, uuid: &str) {
+pub(crate) fn assert_on_local_disks(vm: &mut Vm, uuid: &str) {
     for directory in ["/var/lib/ephemeral", "/var/lib/kubelet", "/var/lib/containerd", "/var/log/pods"] {
         let found = told(vm, &format!("findmnt --noheadings --output UUID --mountpoint {directory}"));
         assert_eq!(found, uuid, "{directory}");
@@ -113,7 +123,7 @@ fn local_disks_are_used_kept_remade_and_left_alone() {
     let lock = VmLock::take().unwrap();
     let azure = Azure::start();
     let disks = [("local-b", 20), ("local-a", 20), ("data", 1)];
-    let mut vm = start("local-disks", &azure, lock, &disks, "storage:\n  localDisks: auto\n", overlay());
+    let mut vm = start("local-disks", &azure, lock, &disks, AUTO, overlay());
     assert_eq!(wait_for_agent(&mut vm), 0);
 
     // All blank.
@@ -176,4 +186,32 @@ fn local_disks_are_used_kept_remade_and_left_alone() {
 
     // The disk that is not local was never written to.
     assert_eq!(vm.data_disk_digest("data").unwrap(), data);
+}
+
+#[test]
+fn without_mdadm_one_disk_is_used_and_its_loss_needs_another_node() {
+    if !guest::is_wanted("NAP_VM_LONG", "make vm-long") {
+        return;
+    }
+    let lock = VmLock::take().unwrap();
+    let azure = Azure::start();
+    let disks = [("local-b", 20), ("local-a", 20)];
+    let mut vm = start("one-local-disk", &azure, lock, &disks, AUTO, overlay());
+    assert_eq!(wait_for_agent(&mut vm), 0);
+    let (a, b) = (device(&mut vm, "local-a"), device(&mut vm, "local-b"));
+
+    // As on Azure Linux, which has neither program.
+    reset_after(&mut vm, &format!("mv /usr/sbin/mdadm /usr/sbin/mkfs.xfs /root; blkdiscard -f {a}; blkdiscard -f {b}"));
+    let (_, file_system, member) = recorded(&mut vm);
+    assert!(["local-a", "local-b"].contains(&member.as_str()), "one of them: {member}");
+    assert_on_local_disks(&mut vm, &file_system);
+    assert_eq!(told(&mut vm, "findmnt --noheadings --output FSTYPE --mountpoint /var/lib/ephemeral"), "ext4");
+
+    // It goes under the running node. Nothing here can bring it back, and the provisioner is told.
+    let off =
+        format!("echo 0 >/sys/kernel/config/nvmet/subsystems/nqn.2026-11.test.nap-vm:{member}/namespaces/1/enable");
+    told(&mut vm, &off);
+    let lost = guest::until_health(&mut vm, |document| document["verdict"]["state"] == "NeedsReplacement");
+    assert_eq!(lost["verdict"]["reason"], "DataFilesystemFailing", "{lost:#}");
+    note(format_args!("a lost disk: {}", lost["verdict"]));
 }

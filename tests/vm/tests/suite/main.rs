@@ -10,6 +10,7 @@ mod cluster;
 mod foreign_disks;
 mod guest;
 mod local_disks;
+mod local_disks_cost;
 mod node_boots;
 mod node_settings;
 mod package_boots;

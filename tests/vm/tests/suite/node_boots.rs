@@ -92,7 +92,7 @@ fn assert_units_are_clean(vm: &mut Vm) {
 fn assert_systemd_keeps_the_contract(vm: &mut Vm) {
     // Thirty checks, each with a reload or more: seconds apiece under emulation.
     let contract = "/opt/nap-vm/pretend-systemd contract --socket /run/systemd/private --deadline 120";
-    let output = vm.run(contract, Duration::from_secs(900)).unwrap();
+    let output = vm.run(contract, Duration::from_secs(1800)).unwrap();
     assert_eq!(output.status, 0, "{}", output.text);
 }
 

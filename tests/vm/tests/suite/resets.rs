@@ -1,21 +1,25 @@
-//! The reset button, pressed at any moment of a first boot: the next boot registers the node all the same.
+//! The reset button, pressed at any moment of a first boot: the next boot registers the node all the same. Every other time the node
+//! makes an array of local disks in that boot.
 //!
-//! Four times in every run. `NAP_VM_RESETS=200` (`make resets`) does more; what is done is in `target/vm/resets.done`, so that a run
+//! Twice in every run. `NAP_VM_RESETS=200` (`make resets`) does more; what is done is in `target/vm/resets.done`, so that a run
 //! that was stopped goes on where it was, until that file is removed.
 
 use std::fs;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nap_vm::{Image, Vm, VmLock, VmOptions, artifact, workspace};
+use nap_vm::{Image, Vm, VmLock, VmOptions, artifact, target};
 
 use crate::azure::{Azure, VM_ID, custom_data};
 use crate::guest::{self, BOOT, json, note, told, wait_for_agent};
+use crate::local_disks::{self, AUTO, assert_on_local_disks, recorded};
 
-const IN_CI: u32 = 4;
+const IN_CI: u32 = 2;
 
-/// Milliseconds after power-on, from before the agent starts to after the node has registered, on a quiet machine.
-const MOMENTS: std::ops::Range<u64> = 30_000..60_000;
+/// Milliseconds after power-on, from before the agent starts to after the node has registered, on a quiet machine; and with local disks.
+const MOMENTS: Range<u64> = 30_000..60_000;
+const WITH_DISKS: Range<u64> = 30_000..90_000;
 
 #[test]
 fn a_reset_at_any_moment_of_the_first_boot_costs_only_that_boot() {
@@ -24,9 +28,13 @@ fn a_reset_at_any_moment_of_the_first_boot_costs_only_that_boot() {
     let (mut lock, image) = (Some(VmLock::take().unwrap()), Image::build().unwrap());
     for number in first..wanted.unwrap_or(IN_CI) {
         let lock = lock.take().unwrap_or_else(|| VmLock::take().unwrap());
-        let moment = moment(number);
-        let state = reset_once(lock, &image, moment);
-        note(format_args!("reset {number} after {moment:?}, in the middle of: {state}; the next boot registered"));
+        let has_disks = number % 2 == 1;
+        let moment = moment(number, if has_disks { WITH_DISKS } else { MOMENTS });
+        let state = reset_once(lock, &image, moment, has_disks);
+        let disks = if has_disks { " with local disks" } else { "" };
+        note(format_args!(
+            "reset {number}{disks} after {moment:?}, in the middle of: {state}; the next boot registered"
+        ));
         if wanted.is_some() {
             fs::write(done_file(), (number + 1).to_string()).unwrap();
         }
@@ -34,13 +42,18 @@ fn a_reset_at_any_moment_of_the_first_boot_costs_only_that_boot() {
 }
 
 /// Powers a fresh machine on, resets it after `moment`, and returns what the agent's journal says it had been doing.
-fn reset_once(lock: VmLock, image: &Image, moment: Duration) -> String {
+fn reset_once(lock: VmLock, image: &Image, moment: Duration, has_disks: bool) -> String {
     let azure = Azure::start();
-    let mut options = VmOptions::new("resets", VM_ID);
-    options.overlay = guest::agent().unwrap().file("/opt/bin/kubelet", artifact("pretend-kubelet").unwrap(), 0o755);
-    options.disc = Some(azure.disc(Some(custom_data(&azure.bootstrap()))));
-    options.forwards = azure.forwards();
-    let mut vm = Vm::start_with(lock, image, &options).unwrap();
+    let mut vm = if has_disks {
+        let disks = [("local-b", 20), ("local-a", 20)];
+        local_disks::start("resets", &azure, lock, &disks, AUTO, local_disks::overlay())
+    } else {
+        let mut options = VmOptions::new("resets", VM_ID);
+        options.overlay = guest::agent().unwrap().file("/opt/bin/kubelet", artifact("pretend-kubelet").unwrap(), 0o755);
+        options.disc = Some(azure.disc(Some(custom_data(&azure.bootstrap()))));
+        options.forwards = azure.forwards();
+        Vm::start_with(lock, image, &options).unwrap()
+    };
     std::thread::sleep(moment); // not to wait for anything: the moment is what is tried
     vm.reset(BOOT).unwrap();
     assert_eq!(wait_for_agent(&mut vm), 0, "after a reset at {moment:?}");
@@ -48,6 +61,11 @@ fn reset_once(lock: VmLock, image: &Image, moment: Duration) -> String {
     assert!(azure.node().is_some(), "the node is registered after a reset at {moment:?}");
     told(&mut vm, "test ! -e /var/lib/kubelet/bootstrap-kubeconfig");
     told(&mut vm, "nap-agent status");
+    if has_disks {
+        let (phase, file_system, members) = recorded(&mut vm);
+        assert_eq!((phase.as_str(), members.as_str()), ("ready", "local-a local-b"), "after a reset at {moment:?}");
+        assert_on_local_disks(&mut vm, &file_system);
+    }
     let boot_id = vm.boot_id().expect("the shell answered").replace('-', "");
     let journal = told(&mut vm, "cat /var/lib/nap-agent/journal.jsonl");
     // What was not synced the reset may have left as zeroes or half a line.
@@ -58,14 +76,14 @@ fn reset_once(lock: VmLock, image: &Image, moment: Duration) -> String {
 }
 
 /// Another moment for each number, the same in every run (a linear congruential generator; Knuth's numbers).
-fn moment(number: u32) -> Duration {
+fn moment(number: u32, within: Range<u64>) -> Duration {
     let random =
         (u64::from(number) + 1).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-    Duration::from_millis(MOMENTS.start + (random >> 33) % (MOMENTS.end - MOMENTS.start))
+    Duration::from_millis(within.start + (random >> 33) % (within.end - within.start))
 }
 
 fn done_file() -> PathBuf {
-    workspace().join("target/vm/resets.done")
+    target().join("vm/resets.done")
 }
 
 fn done() -> u32 {
