@@ -180,12 +180,17 @@ fn serves_by_our_certificate(fields: &Map<String, Value>) -> bool {
     is("tlsCertFile", SERVING_CERTIFICATE) && is("tlsPrivateKeyFile", SERVING_KEY)
 }
 
-/// What the node is called and where it is, sorted.
+/// What the node is called and where it is, sorted. Azure says the same addresses at every boot; the routes have whichever came first,
+/// be it IPv6's of the link, and stand in for it only.
 fn names(config: &NodeConfig, facts: &Facts) -> Result<Vec<String>, Failure> {
     let host = NodeName::try_from(facts.host_name.to_lowercase().as_str()).ok();
     let names = [Some(node_name(config, facts)?), host].into_iter().flatten().map(|name| name.to_string());
-    let interfaces = facts.instance.iter().flat_map(|instance| instance.interfaces.values().flatten());
-    let addresses = facts.primary_address.iter().chain(interfaces).map(IpAddr::to_string);
+    let mut addresses: Vec<IpAddr> =
+        facts.instance.iter().flat_map(|instance| instance.interfaces.values().flatten()).copied().collect();
+    if addresses.is_empty() {
+        addresses.extend(facts.primary_address);
+    }
+    let addresses = addresses.iter().map(IpAddr::to_string);
     Ok(names.chain(addresses).collect::<BTreeSet<_>>().into_iter().collect())
 }
 

@@ -433,6 +433,8 @@ fn kubelet_serves_under_all_names_of_the_node_unless_somebody_else_sees_to_it() 
     let wanted = ["10.224.0.7", "10.225.0.7", "aks-default-7x2k", "fd00:224::7"];
     assert_eq!((names.as_deref(), fields), (Some(wanted.map(str::to_owned).as_slice()), ours.clone()));
 
+    let route = |facts: &mut Facts| facts.primary_address = "fe80::20d:3aff:fe00:1".parse().ok();
+    assert_eq!(serving(serde_json::json!({}), route).0, names, "what Azure says, whichever route came up first");
     let (names, _, other) = serving(serde_json::json!({}), |facts| facts.instance = None);
     assert!(
         names.unwrap().len() < wanted.len() && other != running,
