@@ -76,7 +76,8 @@ vm: build
 	$(CARGO) test --package nap-vm
 
 # With the tests of VMs that would take `make test` beyond its time.
-vm-long: setup setup-vm build
+vm-long: setup setup-vm setup-packages build
+	packaging/build.sh amd64 dev
 	NAP_VM_LONG=1 $(CARGO) test --package nap-vm
 
 # Two hundred resets at random moments of a first boot: hours. Goes on where it was stopped.

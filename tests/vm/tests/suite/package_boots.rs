@@ -12,6 +12,9 @@ use crate::guest::{self, BOOT, json, note, told, wait_for_agent};
 
 #[test]
 fn a_node_boots_from_the_package_baked_or_not() {
+    if !guest::is_wanted("NAP_VM_LONG", "make vm-long") {
+        return;
+    }
     let built = target().join("dist/amd64");
     if !built.join("nap-agent").exists() {
         note(format_args!("SKIPPED: {} has no program for packages; `make packages` builds it", built.display()));

@@ -1,7 +1,7 @@
 //! The reset button, pressed at any moment of a first boot: the next boot registers the node all the same. Every other time the node
 //! makes an array of local disks in that boot.
 //!
-//! Twice in every run. `NAP_VM_RESETS=200` (`make resets`) does more; what is done is in `target/vm/resets.done`, so that a run
+//! Once in every run. `NAP_VM_RESETS=200` (`make resets`) does more; what is done is in `target/vm/resets.done`, so that a run
 //! that was stopped goes on where it was, until that file is removed.
 
 use std::fs;
@@ -15,7 +15,7 @@ use crate::azure::{Azure, VM_ID, custom_data};
 use crate::guest::{self, BOOT, json, note, told, wait_for_agent};
 use crate::local_disks::{self, AUTO, assert_on_local_disks, recorded};
 
-const IN_CI: u32 = 2;
+const IN_CI: u32 = 1;
 
 /// Milliseconds after power-on, from before the agent starts to after the node has registered, on a quiet machine; and with local disks.
 const MOMENTS: Range<u64> = 30_000..60_000;
