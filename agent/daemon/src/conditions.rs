@@ -138,5 +138,5 @@ impl Writer {
 }
 
 fn next_heartbeat() -> Instant {
-    Instant::now() + HEARTBEAT * 4 / 5 + random::up_to(HEARTBEAT * 2 / 5)
+    Instant::now() + random::about(HEARTBEAT, 0.2)
 }

@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use nap_host::executor::{Comparison, Executor, compare};
-use nap_host::imds::jittered;
 use nap_host::journal::{self, Event, Journal};
 use nap_host::units::Units;
-use nap_host::{alone, api, chain, notify, observe, persist};
+use nap_host::{alone, api, chain, notify, observe, persist, random};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
 use nap_model::plan::{Plan, Readiness, Stage, Step, Want, api_server_tag, disk_units, keep, node_name};
@@ -220,7 +219,7 @@ impl Guard<'_> {
         };
         let mut facts = self.context.kept_facts("guard")?;
         if let Some(tag) = api_server_tag(config).filter(|_| Instant::now() >= self.tag_at) {
-            self.tag_at = Instant::now() + jittered(TAG_EVERY);
+            self.tag_at = Instant::now() + random::about(TAG_EVERY, 0.5);
             follow_tag(self.context, tag, &mut facts).await;
         }
         if let Ok(name) = node_name(config, &facts) {

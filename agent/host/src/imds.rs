@@ -18,6 +18,8 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info};
 
+use crate::random;
+
 /// The address that every Azure VM has.
 pub const DEFAULT_URL: &str = "http://169.254.169.254";
 
@@ -200,7 +202,7 @@ impl Imds {
                 Answer::Refused(status, body) => return Err(ImdsError::Refused { path, status, body }),
                 Answer::Again { reason, not_before } => (reason, not_before),
             };
-            let pause = jittered(delay).max(not_before);
+            let pause = random::about(delay, 0.5).max(not_before);
             if start.elapsed() + pause > limit {
                 return Err(ImdsError::Unreachable { path, limit, tries, last: reason });
             }
@@ -272,14 +274,6 @@ async fn bounded_body(mut response: Response) -> Result<Vec<u8>, String> {
         }
     }
     Ok(body)
-}
-
-/// Half to one and a half of a delay, so that a thousand nodes do not ask at the same moment.
-pub fn jittered(delay: Duration) -> Duration {
-    // The low bits of the clock are as random as this needs to be.
-    let random =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().subsec_nanos() % 1000;
-    delay / 2 + delay * random / 1000
 }
 
 fn http_date(text: &str) -> Option<Timestamp> {

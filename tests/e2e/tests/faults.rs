@@ -1,6 +1,6 @@
 //! Faults, done to real file systems of this machine's kernel and to real processes: seen, named, and forgotten when they are gone.
 //!
-//! Needs root and loop devices; says SKIPPED without. The VM's test does more, with a real systemd; this one runs wherever we do.
+//! Needs root and loop devices; says SKIPPED without.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

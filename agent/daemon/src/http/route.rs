@@ -6,6 +6,7 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use nap_host::random;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -102,7 +103,8 @@ async fn document(request: &Request<Incoming>, health: &Health, waiters: &Semaph
         let since = query.since.unwrap_or_else(|| published.borrow().generation);
         // Until there is something newer, or it is over; both are answered below.
         let newer = published.wait_for(|now| now.generation > since);
-        let _ = timeout(jittered(wait), newer).await; // the sender lives as long as the process
+        // A tenth more or less, so that those who wait together do not come again together.
+        let _ = timeout(random::about(wait, 0.1), newer).await; // the sender lives as long as the process
     }
     let now = published.borrow().clone();
     if now.document.is_empty() {
@@ -143,12 +145,6 @@ fn add_headers(answer: &mut Answer, now: &Published, age: Duration) {
     insert("cache-control", "max-age=0");
     insert("node-health-verdict", &now.verdict);
     insert("node-health-age", &age.as_secs().to_string());
-}
-
-/// A tenth more or less, so that those who wait together do not come again together.
-fn jittered(wait: Duration) -> Duration {
-    let random = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
-    wait * 9 / 10 + wait * (random % 1000) / 5000
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {

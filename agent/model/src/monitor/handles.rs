@@ -1,6 +1,6 @@
 //! No more open files, machine-wide. Facts: catalogue F31.
 
-use super::{Class, Fault, Monitor, Reading, Seen, Signal, Subsystem, at_least, degrading, seconds, signal};
+use super::{Class, Fault, Monitor, Reading, Seen, Signal, Subsystem, degrading, nearly_used, seconds, signal};
 
 static EXHAUSTED: Fault = degrading(
     "FileHandlesExhausted",
@@ -14,9 +14,7 @@ static USED: Signal = signal("files.open", &EXHAUSTED, Class::Counter, (3, 3), s
 pub(super) const MONITOR: Monitor = Monitor { signals: &[&USED], read };
 
 fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
-    if let Some(used) = seen.now.limits.get("files")
-        && let Some(outcome) = at_least(used.share(), 0.95, || format!("more than 95 % of {} open files", used.limit))
-    {
+    if let Some(outcome) = nearly_used(seen, "files", "open files") {
         readings.push(Reading { signal: &USED, target: String::new(), outcome });
     }
 }

@@ -303,6 +303,12 @@ fn at_least(value: f64, limit: f64, what: impl FnOnce() -> String) -> Option<Out
     }
 }
 
+/// How much of one of the kernel's limits is used: bad from 95 % on. Nothing when it was not looked at, or is in between.
+fn nearly_used(seen: Seen<'_>, limit: &str, of_what: &str) -> Option<Outcome> {
+    let used = seen.now.limits.get(limit)?;
+    at_least(used.share(), 0.95, || format!("more than 95 % of {} {of_what}", used.limit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{
-    Class, Fault, Monitor, Outcome, Reading, Scope, Seen, Signal, Subsystem, at_least, degrading, minutes, seconds,
+    Class, Fault, Monitor, Outcome, Reading, Scope, Seen, Signal, Subsystem, degrading, minutes, nearly_used, seconds,
     signal,
 };
 
@@ -42,9 +42,7 @@ pub(super) const MONITOR: Monitor = Monitor { signals: &[&CONNECTIONS, &OVERFLOW
 
 fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
     let mut say = |signal, target: &str, outcome| readings.push(Reading { signal, target: target.to_owned(), outcome });
-    if let Some(used) = seen.now.limits.get("conntrack")
-        && let Some(outcome) = at_least(used.share(), 0.95, || format!("more than 95 % of {} connections", used.limit))
-    {
+    if let Some(outcome) = nearly_used(seen, "conntrack", "connections") {
         say(&CONNECTIONS, "", outcome);
     }
     for name in seen.now.counters.keys() {

@@ -1,7 +1,7 @@
 //! No more processes. Facts: catalogue F29. Who runs out cannot start the tools to find out, so we start nothing but a thread.
 
 use super::{
-    Class, Fault, Monitor, Outcome, Reading, Scope, Seen, Signal, Subsystem, Verdict, at_least, minutes, seconds,
+    Class, Fault, Monitor, Outcome, Reading, Scope, Seen, Signal, Subsystem, Verdict, minutes, nearly_used, seconds,
     signal,
 };
 
@@ -23,9 +23,7 @@ pub(super) const MONITOR: Monitor = Monitor { signals: &[&USED, &CANARY], read }
 
 fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
     let mut say = |signal, outcome| readings.push(Reading { signal, target: String::new(), outcome });
-    if let Some(used) = seen.now.limits.get("tasks")
-        && let Some(outcome) = at_least(used.share(), 0.95, || format!("more than 95 % of {} tasks", used.limit))
-    {
+    if let Some(outcome) = nearly_used(seen, "tasks", "tasks") {
         say(&USED, outcome);
     }
     if let Some(canary) = &seen.now.canary {

@@ -8,7 +8,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, Scope, State, Subsystem, SubsystemState, Verdict};
+use super::{CANNOT_MEASURE, Finding, Scope, State, Subsystem, SubsystemState, Verdict};
 
 /// The types we write, each with the subsystems that it stands for. `AcceleratedHardwareReady` comes with the first monitor of a GPU.
 const TYPES: [(&str, &[Subsystem]); 4] = [
@@ -82,7 +82,7 @@ impl State {
             self.subsystem(*subsystem, findings) == SubsystemState::Unknown && subsystem.is_required()
         };
         if subsystems.iter().any(is_unknown) {
-            return (ConditionStatus::Unknown, "CannotMeasure".to_owned(), "nap-agent could not look.".to_owned());
+            return (ConditionStatus::Unknown, CANNOT_MEASURE.to_owned(), "nap-agent could not look.".to_owned());
         }
         (ConditionStatus::True, "NoFaultFound".to_owned(), "nap-agent looks at it and finds no fault.".to_owned())
     }
