@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use nap_vm::{Forward, GUEST_ADDRESS, GUEST_MAC, ProvisioningDisc};
+use nap_vm::{Forward, GUEST_ADDRESS, GUEST_MAC, Overlay, ProvisioningDisc, VmOptions};
 use pretend_azure::{
     ANY_PORT, ApiOptions, ApiServer, BootstrapToken, Imds, Instance, Interface, OvfDocument, Wireserver,
 };
@@ -64,6 +64,15 @@ impl Azure {
             Forward::wireserver(self.wireserver.address()),
             Forward { guest: API_SERVER, host: api_server },
         ]
+    }
+
+    /// A VM of this Azure with a bootstrap as custom data.
+    pub(crate) fn vm(&self, name: &str, overlay: Overlay, bootstrap: &str) -> VmOptions {
+        let mut options = VmOptions::new(name, VM_ID);
+        options.overlay = overlay;
+        options.disc = Some(self.disc(Some(custom_data(bootstrap))));
+        options.forwards = self.forwards();
+        options
     }
 
     /// The disc that Azure attaches to the VM.

@@ -4,9 +4,9 @@
 use std::fmt::Write as _;
 
 use nap_e2e::corpus::{BYTES, CORPUS, make, prepare};
-use nap_vm::{Bus, DataDisk, Image, Vm, VmLock, VmOptions, artifact, target, workspace};
+use nap_vm::{Bus, DataDisk, Image, Vm, VmLock, artifact, target, workspace};
 
-use crate::azure::{Azure, VM_ID, custom_data};
+use crate::azure::Azure;
 use crate::guest::{BOOT, COMMAND, note, told, wait_for_agent};
 use crate::local_disks::{assert_namespaces_are_told_apart, namespaces, overlay};
 
@@ -21,15 +21,13 @@ fn no_foreign_disk_is_written_to() {
     let content: Vec<_> =
         CORPUS.iter().zip(0..).map(|(kind, number)| (number * STRIDE, make(kind, folder.path()))).collect();
     let azure = Azure::start();
-    let mut options = VmOptions::new("foreign-disks", VM_ID);
     let script = workspace().join("tests/vm/tests/suite/local_disks/foreign.sh");
-    options.overlay = overlay().file("/usr/bin/nap-make-volume", artifact("nap-make-volume").unwrap(), 0o755).file(
+    let with = overlay().file("/usr/bin/nap-make-volume", artifact("nap-make-volume").unwrap(), 0o755).file(
         "/usr/lib/nap-vm/foreign.sh",
         script,
         0o755,
     );
-    options.disc = Some(azure.disc(Some(custom_data(&azure.bootstrap()))));
-    options.forwards = azure.forwards();
+    let mut options = azure.vm("foreign-disks", with, &azure.bootstrap());
     options.kernel_arguments = "nvme_core.multipath=N".to_owned();
     let disk = |name: &str, bytes, content| DataDisk { name: name.to_owned(), bytes, content, bus: Bus::Virtio };
     let corpus = disk("corpus", STRIDE * CORPUS.len() as u64, content);

@@ -39,6 +39,11 @@ pub(crate) fn agent() -> Result<Overlay, VmError> {
         .enabled_unit(&folder.join("nap-agent.service"))
 }
 
+/// The agent, and a kubelet for it.
+pub(crate) fn node() -> Overlay {
+    agent().unwrap().file("/opt/bin/kubelet", artifact("pretend-kubelet").unwrap(), 0o755)
+}
+
 /// What a command says, which must succeed.
 pub(crate) fn told(vm: &mut Vm, command: &str) -> String {
     let output = vm.run(command, COMMAND).unwrap();

@@ -1,10 +1,10 @@
 //! Local disks on a real kernel: NVMe namespaces with Azure's model (the kernel's NVMe target over virtio disks), real mdadm, mkfs and
 //! udev, resets in between. The boot matrix of issue "Local disks", row by row, in the life of one VM.
 
-use nap_vm::{Bus, DataDisk, Image, Overlay, Vm, VmLock, VmOptions, artifact, workspace};
+use nap_vm::{Bus, DataDisk, Image, Overlay, Vm, VmLock, workspace};
 use serde_json::Value;
 
-use crate::azure::{Azure, VM_ID, custom_data};
+use crate::azure::Azure;
 use crate::guest::{self, BOOT, json, note, told, wait_for_agent};
 
 const GIB: u64 = 1 << 30;
@@ -24,10 +24,7 @@ pub(crate) fn start(
     with: Overlay,
 ) -> Vm {
     let image = Image::build().unwrap();
-    let mut options = VmOptions::new(name, VM_ID);
-    options.overlay = with;
-    options.disc = Some(azure.disc(Some(custom_data(&azure.bootstrap_with(storage)))));
-    options.forwards = azure.forwards();
+    let mut options = azure.vm(name, with, &azure.bootstrap_with(storage));
     let disk = |(name, gib): &(&str, u64)| DataDisk {
         name: (*name).to_owned(),
         bytes: gib * GIB,
@@ -40,8 +37,7 @@ pub(crate) fn start(
 
 pub(crate) fn overlay() -> Overlay {
     let folder = workspace().join("tests/vm/tests/suite/local_disks");
-    let overlay = guest::agent().unwrap().file("/opt/bin/kubelet", artifact("pretend-kubelet").unwrap(), 0o755);
-    let overlay = overlay.file("/usr/lib/nap-vm/nvme-target.sh", folder.join("nvme-target.sh"), 0o755);
+    let overlay = guest::node().file("/usr/lib/nap-vm/nvme-target.sh", folder.join("nvme-target.sh"), 0o755);
     // What an image has baked in goes along.
     let overlay = overlay.text("/var/lib/containerd/baked", "an image of the machine image\n", 0o600);
     overlay.enabled_unit(&folder.join("nap-vm-nvme-target.service")).unwrap()

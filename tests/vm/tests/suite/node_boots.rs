@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use nap_vm::{GUEST_ADDRESS, Image, Overlay, Vm, VmLock, VmOptions, artifact};
+use nap_vm::{GUEST_ADDRESS, Image, Overlay, Vm, VmLock, artifact};
 use serde_json::Value;
 
-use crate::azure::{Azure, PROVIDER_ID, VM_ID, custom_data};
+use crate::azure::{Azure, PROVIDER_ID};
 use crate::guest::{self, BOOT, json, note, told, wait_for_agent};
 use crate::secrets;
 
@@ -14,10 +14,7 @@ use crate::secrets;
 fn node_registers_survives_a_reboot_and_keeps_its_secrets() {
     let (lock, image) = (VmLock::take().unwrap(), Image::build().unwrap());
     let azure = Azure::start();
-    let mut options = VmOptions::new("node", VM_ID);
-    options.overlay = overlay();
-    options.disc = Some(azure.disc(Some(custom_data(&azure.bootstrap()))));
-    options.forwards = azure.forwards();
+    let options = azure.vm("node", overlay(), &azure.bootstrap());
     let mut vm = Vm::start_with(lock, &image, &options).unwrap();
 
     assert_eq!(wait_for_agent(&mut vm), 0);
@@ -45,8 +42,7 @@ fn node_registers_survives_a_reboot_and_keeps_its_secrets() {
 }
 
 fn overlay() -> Overlay {
-    let overlay = guest::agent().unwrap().file("/opt/bin/kubelet", artifact("pretend-kubelet").unwrap(), 0o755);
-    let overlay = overlay.file("/opt/nap-vm/pretend-systemd", artifact("pretend-systemd").unwrap(), 0o755);
+    let overlay = guest::node().file("/opt/nap-vm/pretend-systemd", artifact("pretend-systemd").unwrap(), 0o755);
     secrets::watching_programs(overlay)
 }
 

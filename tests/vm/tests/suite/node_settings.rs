@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use nap_vm::{Image, Vm, VmLock, VmOptions, artifact};
+use nap_vm::{Image, Vm, VmLock, artifact};
 
-use crate::azure::{API_SERVER, API_SERVER_NAME, Azure, VM_ID, custom_data};
+use crate::azure::{API_SERVER, API_SERVER_NAME, Azure};
 use crate::guest::{self, BOOT, COMMAND, json, note, told, wait_for_agent};
 
 /// The guard looks twice a minute; a look here takes seconds, and what fails at first is tried again.
@@ -48,14 +48,9 @@ fn what_a_node_is_asked_for_is_applied_kept_and_put_back() {
     let (lock, image) = (VmLock::take().unwrap(), Image::build().unwrap());
     let azure = Azure::start();
     let certificate = rcgen::generate_simple_self_signed(["nap-vm root".to_owned()]).unwrap().cert.pem();
-    let mut options = VmOptions::new("settings", VM_ID);
     let coredns = "/opt/azure/containers/localdns/binary/coredns";
-    options.overlay = guest::agent()
-        .unwrap()
-        .file("/opt/bin/kubelet", artifact("pretend-kubelet").unwrap(), 0o755)
-        .file(coredns, artifact("pretend-coredns").unwrap(), 0o755);
-    options.disc = Some(azure.disc(Some(custom_data(&document(&azure, &certificate)))));
-    options.forwards = azure.forwards();
+    let overlay = guest::node().file(coredns, artifact("pretend-coredns").unwrap(), 0o755);
+    let options = azure.vm("settings", overlay, &document(&azure, &certificate));
     let mut vm = Vm::start_with(lock, &image, &options).unwrap();
 
     assert_eq!(wait_for_agent(&mut vm), 0);

@@ -9,9 +9,9 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nap_vm::{Image, Vm, VmLock, VmOptions, artifact, target};
+use nap_vm::{Image, Vm, VmLock, target};
 
-use crate::azure::{Azure, VM_ID, custom_data};
+use crate::azure::Azure;
 use crate::guest::{self, BOOT, json, note, told, wait_for_agent};
 use crate::local_disks::{self, AUTO, assert_on_local_disks, recorded};
 
@@ -48,10 +48,7 @@ fn reset_once(lock: VmLock, image: &Image, moment: Duration, has_disks: bool) ->
         let disks = [("local-b", 20), ("local-a", 20)];
         local_disks::start("resets", &azure, lock, &disks, AUTO, local_disks::overlay())
     } else {
-        let mut options = VmOptions::new("resets", VM_ID);
-        options.overlay = guest::agent().unwrap().file("/opt/bin/kubelet", artifact("pretend-kubelet").unwrap(), 0o755);
-        options.disc = Some(azure.disc(Some(custom_data(&azure.bootstrap()))));
-        options.forwards = azure.forwards();
+        let options = azure.vm("resets", guest::node(), &azure.bootstrap());
         Vm::start_with(lock, image, &options).unwrap()
     };
     std::thread::sleep(moment); // not to wait for anything: the moment is what is tried
