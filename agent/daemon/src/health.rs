@@ -13,6 +13,7 @@ use nap_host::root::Root;
 use nap_host::watch::{Aside, KernelLog, Watch, since_boot};
 use nap_host::{chain, observe, persist};
 use nap_model::monitor::Tick;
+use nap_model::repair::Policy;
 use nap_model::report::{AgentSeen, Identity, NodeHealth};
 use nap_model::verdict::State;
 use serde::{Deserialize, Serialize};
@@ -104,8 +105,10 @@ impl Watcher {
         let facts = persist::read_facts(root).ok().flatten();
         let vm_id = facts.as_ref().and_then(|facts| facts.instance.as_ref()).map(|instance| instance.vm_id.clone());
         let kernel = root.read_text("/proc/sys/kernel/osrelease").ok().flatten();
+        let mut state = kept.state.resume(&boot_id, tick);
+        state.allow(Policy::observe_only());
         Self {
-            state: kept.state.resume(&boot_id, tick),
+            state,
             identity: Identity {
                 name: String::new(),
                 vm_id: vm_id.unwrap_or_default(),

@@ -8,6 +8,8 @@ use crate::monitor::{
 };
 use crate::report::{AgentSeen, Identity, NodeHealth};
 
+mod repairs;
+
 const BOOT: &str = "boot-1";
 
 /// A node, its clock, and what a host would look at.
@@ -101,10 +103,15 @@ fn healthy() -> Observed {
 }
 
 impl Node {
-    /// One that has been healthy for a while.
+    /// One that has been healthy for a while, and repairs nothing.
     fn new() -> Self {
+        Self::with(Policy::observe_only())
+    }
+
+    fn with(policy: Policy) -> Self {
         let tick = Tick { since_boot: Duration::from_secs(30), wall: start(), late: Duration::ZERO };
-        let state = State::default().resume(BOOT, tick);
+        let mut state = State::default().resume(BOOT, tick);
+        state.allow(policy);
         let mut node = Self { state, tick, seen: healthy() };
         node.run(300);
         assert_eq!(node.state.current.state, Verdict::Healthy, "{:?}", node.state.current);
