@@ -67,14 +67,7 @@ impl Service {
                 },
             );
         }
-        let Some(answer) = answer else { return };
-        let (listens, answers) = self.answer_outcomes(seen, answer);
-        say(self.refused, listens);
-        say(self.unanswered, if is_looping { answers.clone() } else { Outcome::Good });
-        let is_bad = matches!(answers, Outcome::Bad(_));
-        if !matches!(answer.result, Err(NoAnswer::Refused(_))) {
-            say(self.silent, answers);
-        }
+        // Its state is looked at with its unit, and a late answer comes in a later sweep than that.
         if let Some(process) = seen.now.processes.get(self.unit) {
             say(
                 self.halted,
@@ -85,16 +78,24 @@ impl Service {
                     _ => Outcome::Good,
                 },
             );
-            // Who answers may be idle.
-            let idle = seen.history.still_for(&cpu_of(self.unit)).filter(|idle| is_bad && *idle >= IDLE_LIMIT);
-            say(
-                self.idle,
-                match idle {
-                    Some(idle) => Outcome::Bad(format!("process {} used no CPU for {} s", process.pid, idle.as_secs())),
-                    None => Outcome::Good,
-                },
-            );
         }
+        let Some(answer) = answer else { return };
+        let (listens, answers) = self.answer_outcomes(seen, answer);
+        say(self.refused, listens);
+        say(self.unanswered, if is_looping { answers.clone() } else { Outcome::Good });
+        let is_bad = matches!(answers, Outcome::Bad(_));
+        if !matches!(answer.result, Err(NoAnswer::Refused(_))) {
+            say(self.silent, answers);
+        }
+        // Who answers may be idle.
+        let idle = seen.history.still_for(&cpu_of(self.unit)).filter(|idle| is_bad && *idle >= IDLE_LIMIT);
+        say(
+            self.idle,
+            match idle {
+                Some(idle) => Outcome::Bad(format!("its process used no CPU for {} s", idle.as_secs())),
+                None => Outcome::Good,
+            },
+        );
     }
 
     /// Whether somebody listens, and whether the answer was good.

@@ -175,6 +175,20 @@ fn a_fault_is_degraded_soon_and_worse_only_after_its_time() {
 }
 
 #[test]
+fn a_hung_service_is_proven_also_when_its_late_answer_comes_in_another_sweep_than_its_state() {
+    let mut node = Node::new();
+    node.hang_containerd();
+    let (answer, processes) = (node.seen.runtime.take(), std::mem::take(&mut node.seen.processes));
+    for second in 0..700 {
+        // As the host sees it: units each ten seconds, and an answer that took five.
+        node.seen.processes = if second % 10 == 0 { processes.clone() } else { BTreeMap::new() };
+        node.seen.runtime = answer.clone().filter(|_| second % 10 == 5);
+        node.run(1);
+    }
+    assert_eq!(node.verdict(), (Verdict::NeedsReplacement, Some("ContainerdUnresponsive")));
+}
+
+#[test]
 fn i1_and_i6_the_worlds_faults_never_make_a_node_worse_than_degraded() {
     let mut node = Node::new();
     node.seen.api_server = Some(Err("connection refused".to_owned()));
