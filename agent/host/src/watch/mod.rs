@@ -209,6 +209,11 @@ impl Watch {
         }
     }
 
+    /// Has every disk written to as soon as may be.
+    pub fn look_at_disks(&mut self) {
+        self.urgent.insert(Topic::Storage);
+    }
+
     /// How far the kernel's log was read.
     pub fn kernel_log(&self) -> KernelLog {
         self.kmsg.as_ref().map(Kmsg::log).unwrap_or_default()

@@ -83,8 +83,8 @@ pub enum Hold {
     Strained,
     /// A disk does not take writes.
     DiskNotWritable(String),
-    /// No disk has been written to since the fault came.
-    DiskNotProbed,
+    /// It would be done, but no disk has been written to since the fault came.
+    DiskNotProbed(&'static str),
     /// The host could not begin.
     Refused(String),
 }
@@ -111,7 +111,7 @@ impl fmt::Display for Hold {
             Hold::InTransition(unit) => write!(f, "systemd is at work on {unit}"),
             Hold::Strained => f.write_str("the machine is so busy that it may only be slow"),
             Hold::DiskNotWritable(what) => write!(f, "a disk does not take writes: {what}"),
-            Hold::DiskNotProbed => f.write_str("whether the disks take writes is being looked at"),
+            Hold::DiskNotProbed(repair) => write!(f, "{repair} as soon as every disk has taken a write"),
             Hold::Refused(why) => f.write_str(why),
         }
     }
@@ -232,7 +232,7 @@ fn next(
     match situation.written_ms {
         Err(what) => return Err(Hold::DiskNotWritable(what.to_owned())),
         // A service may hang because its disk does, and that shows only when the next write does not come back.
-        Ok(at) if at < sick.entered_ms => return Err(Hold::DiskNotProbed),
+        Ok(at) if at < sick.entered_ms => return Err(Hold::DiskNotProbed(rung.name)),
         Ok(_) => {}
     }
     match ledger.refused() {

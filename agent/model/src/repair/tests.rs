@@ -289,7 +289,11 @@ fn what_is_done_and_what_keeps_it_from_being_done() {
         Err(Hold::DiskNotWritable("/: EROFS".to_owned()))
     );
     let entered = Sick { entered_ms: 950_000, ..hung };
-    assert_eq!(of(calm, &[entered]), Err(Hold::DiskNotProbed), "the last good write was before the fault");
+    assert_eq!(
+        of(calm, &[entered]),
+        Err(Hold::DiskNotProbed("RestartContainerd")),
+        "the last good write was before the fault"
+    );
     for (kind, is_held) in
         [("Preempt", true), ("Terminate", true), ("Reboot", true), ("Redeploy", true), ("Freeze", false)]
     {
@@ -466,5 +470,18 @@ fn an_attempt_that_we_did_not_see_end_is_verified_and_not_made_again() {
         assert!(format!("{stands:?}").starts_with(standing_is), "{boot_id}: {stands:?}");
         let ends: Vec<_> = again.attempts().map(|one| one.ended.as_ref().map(|end| end.outcome)).collect();
         assert_eq!(ends, [outcome], "{boot_id}");
+    }
+}
+
+#[test]
+fn the_page_has_every_repair_as_it_is() {
+    let page = include_str!("../../../../docs/health.md");
+    for row in REPAIRS {
+        let ((hour, day), (first, most)) = (row.budget, row.pause);
+        let start = format!("| {} | {} | {:?}: ", row.name, row.against.join(", "), row.risk);
+        let (first, most, limit) = (first.as_secs(), most.as_secs(), row.limit.as_secs());
+        let end = format!(" | {hour} an hour, {day} a day | {first} s to {most} s | {limit} s |");
+        let is_there = page.lines().any(|line| line.starts_with(&start) && line.ends_with(&end));
+        assert!(is_there, "docs/health.md wants a line {start}...{end}");
     }
 }

@@ -29,6 +29,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use conditions::{Condition, ConditionStatus};
+pub use repairs::Order;
 
 use crate::monitor::{
     self, BootSeen, Class, Fault, History, Observed, Outcome, Reading, ScheduledEvent, Scope, Seen, Signal, Subsystem,

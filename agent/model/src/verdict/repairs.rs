@@ -133,6 +133,11 @@ impl State {
         self.ledger.attempts()
     }
 
+    /// How far the attempt is that has not ended.
+    pub(crate) fn repair_phase(&self) -> Option<Phase> {
+        self.ledger.under_way().map(|(_, phase)| phase)
+    }
+
     pub(super) fn follow_repairs(&mut self, observed: &Observed, is_strained: bool) {
         self.is_strained = is_strained;
         for (name, seen) in &observed.units {
@@ -177,7 +182,7 @@ impl State {
                 .repairs()
                 .map(|attempt| (attempt.id, attempt.ended.as_ref().map(|ended| ended.outcome)))
                 .collect(),
-            phase: self.ledger.under_way().map(|(_, phase)| phase).filter(|phase| *phase != Phase::Ordered),
+            phase: self.repair_phase().filter(|phase| *phase != Phase::Ordered),
             budgets: budgets.map(|budget| (budget.repair, budget.remaining)).collect(),
         }
     }

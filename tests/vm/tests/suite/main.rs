@@ -13,6 +13,7 @@ mod local_disks;
 mod node_boots;
 mod node_settings;
 mod real_cluster;
+mod repairs;
 mod resets;
 mod rig;
 mod secrets;

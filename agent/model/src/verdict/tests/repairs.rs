@@ -99,7 +99,7 @@ fn only_the_end_of_the_ladder_asks_for_another_node() {
         assert_eq!(node.outcomes(), [Some(outcome), Some(outcome)]);
         assert_eq!(node.hold("ContainerdUnresponsive"), Some(Hold::Spent));
         // Budgets come back; the verdict does not flap with them.
-        node.run_repairing(5 * 3600, effect);
+        node.run_repairing(4000, effect);
         assert_eq!(node.verdict(), (NeedsReplacement, Some("ContainerdUnresponsive")));
         assert_eq!(node.outcomes().len(), 2);
         // Good probes clear it as ever.
@@ -107,6 +107,46 @@ fn only_the_end_of_the_ladder_asks_for_another_node() {
         node.run(120);
         assert_eq!(node.verdict(), (Healthy, None));
     }
+}
+
+#[test]
+fn the_document_says_what_is_done_how_often_and_until_when() {
+    let mut node = Node::repairing();
+    node.hang_containerd();
+    node.run(40);
+    assert!(node.order_and_act(Effect::Nothing));
+    node.run(1);
+    let document = serde_json::to_value(node.document()).unwrap();
+    let verdict = &document["verdict"];
+    assert_eq!((&verdict["state"], &verdict["next"]["state"]), (&"Repairing".into(), &"NeedsReplacement".into()));
+    let repair = &verdict["repair"];
+    assert_eq!(
+        (&repair["action"], &repair["attempt"], &repair["of"]),
+        (&"RestartContainerd".into(), &1.into(), &2.into())
+    );
+    let time = |value: &serde_json::Value| value.as_str().unwrap().parse::<Timestamp>().unwrap();
+    let minutes = |value: &serde_json::Value| time(value).duration_since(node.tick.wall).as_secs() / 60;
+    // An attempt is verified for four minutes; the whole ladder is two of them, their acts and a pause.
+    assert_eq!((minutes(&repair["deadline"]), minutes(&verdict["next"]["by"])), (3, 13));
+    let runtime = document["subsystems"].as_array().unwrap().iter().find(|one| one["name"] == "runtime").unwrap();
+    assert_eq!((&runtime["repairs"][0]["result"], &runtime["repairs"][0]["id"]), (&"Verifying".into(), &1.into()));
+    assert_eq!(
+        (&runtime["budgets"][0]["remaining"], &runtime["budgets"][0]["windowSeconds"]),
+        (&1.into(), &3600.into())
+    );
+    assert_eq!(crate::report::problems(&node.document()), Vec::<String>::new());
+    let view = node.document().verdict_view().to_string();
+    assert!(view.len() < 512, "{} bytes: {view}", view.len());
+    // While it is verified it stands still, and a day after it there is no word of it.
+    let generation = node.state.generation;
+    node.run(30);
+    assert_eq!(node.state.generation, generation);
+    node.seen = healthy();
+    for _ in 0..(24 * 3600 + 600) / 5 {
+        node.advance(Duration::from_secs(5));
+    }
+    let document = serde_json::to_string(&node.document()).unwrap();
+    assert!(document.len() < 2048 && !document.contains("Restart"), "{document}");
 }
 
 #[test]
