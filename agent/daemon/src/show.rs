@@ -172,7 +172,7 @@ fn explain_repair(row: &Repair, output: Output, out: &mut impl Write) -> anyhow:
     if output == Output::Json {
         let all = json!({
             "action": row.name, "target": row.act.unit(), "subsystem": row.subsystem, "risk": row.risk, "meaning": row.meaning,
-            "against": row.against, "notWhile": row.not_while, "perHour": hour, "perDay": day,
+            "against": row.against, "onSuspicion": row.on_suspicion, "notWhile": row.not_while, "perHour": hour, "perDay": day,
             "pauseSeconds": first.as_secs(), "mostPauseSeconds": most.as_secs(), "limitSeconds": row.limit.as_secs(),
         });
         writeln!(out, "{all:#}")?;
@@ -180,6 +180,7 @@ fn explain_repair(row: &Repair, output: Output, out: &mut impl Write) -> anyhow:
     }
     writeln!(out, "{} (a repair of {}, risk {:?})\n    {}", row.name, row.act.unit(), row.risk, row.meaning)?;
     writeln!(out, "against: {}", row.against.join(", "))?;
+    writeln!(out, "on one kind of signal that lasts: {}", row.on_suspicion.join(", "))?;
     writeln!(out, "never while: {}", row.not_while.join(", "))?;
     let (first, most, limit) = (first.as_secs(), most.as_secs(), row.limit.as_secs());
     writeln!(out, "at most: {hour} an hour, {day} a day; pauses of {first} s to {most} s; {limit} s for each")?;

@@ -17,6 +17,7 @@ pub(super) static RESTART: Repair = Repair {
         "KubeletCrashLooping",
         "KubeletUnresponsive",
     ],
+    on_suspicion: &["ContainerdUnresponsive"],
     not_while: &[
         "RootFilesystemReadOnly",
         "RootFilesystemFailing",

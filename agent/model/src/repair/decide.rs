@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::{Ledger, Policy, Repair, TRIES, ladder, minutes};
+use super::{Ledger, Policy, Repair, SUSPICION, TRIES, ladder, minutes};
 use crate::monitor::{ScheduledEvent, UnitSeen};
 
 /// A start that systemd is at work on is left to it for so long.
@@ -21,7 +21,7 @@ pub struct Sick<'a> {
     pub caused_by: Option<&'a str>,
     /// Two independent signals say so, or one that cannot err.
     pub is_proven: bool,
-    /// They say so now; else they are clearing.
+    /// What says so says it now; else it is clearing.
     pub is_bad_now: bool,
     /// When it came.
     pub entered_ms: u64,
@@ -57,6 +57,8 @@ pub enum Hold {
     Consequence(String),
     /// One signal is not enough.
     NotProven,
+    /// One signal is enough for this repair only after so long.
+    Suspected(&'static str, Duration),
     /// A repair is being made against it.
     UnderWay,
     /// Nothing is left to try.
@@ -96,6 +98,9 @@ impl fmt::Display for Hold {
             Hold::Forbidden(repair, why) => write!(f, "{repair} is not allowed: {why}"),
             Hold::Consequence(cause) => write!(f, "{cause} explains it"),
             Hold::NotProven => f.write_str("one kind of signal is not enough"),
+            Hold::Suspected(repair, left) => {
+                write!(f, "only one kind of signal says so; {repair} in {} s if it lasts", left.as_secs())
+            }
             Hold::UnderWay => f.write_str("a repair is under way"),
             Hold::Spent => f.write_str("nothing is left to try before it has gone"),
             Hold::Busy(repair) => write!(f, "one at a time, and {repair} is under way"),
@@ -208,14 +213,17 @@ fn next(
     if let Some(cause) = sick.caused_by {
         return Err(Hold::Consequence(cause.to_owned()));
     }
-    if !sick.is_proven {
-        return Err(Hold::NotProven);
-    }
+    let age = Duration::from_millis(situation.time_ms.saturating_sub(sick.entered_ms));
     let rung = match standing {
         Standing::CoolingDown(row, until_ms) => {
             return Err(Hold::CoolingDown(row.name, until_ms.saturating_sub(ledger.now_ms())));
         }
-        Standing::Next(row) => row,
+        Standing::Next(row) if sick.is_proven => row,
+        Standing::Next(row) if row.on_suspicion.contains(&sick.reason) => match SUSPICION.checked_sub(age) {
+            Some(left) if !left.is_zero() => return Err(Hold::Suspected(row.name, left)),
+            _ => row,
+        },
+        Standing::Next(_) => return Err(Hold::NotProven),
         Standing::Spent | Standing::UnderWay | Standing::NoRepair => return Err(Hold::Spent),
     };
     if let Some(other) = busy {
@@ -228,7 +236,7 @@ fn next(
     if let Some(other) = faults.iter().find(|other| rung.not_while.contains(&other.reason)) {
         return Err(Hold::Forbidding(other.reason.to_owned()));
     }
-    is_unit_ours(situation, sick, rung)?;
+    is_unit_ours(situation, age, rung)?;
     match situation.written_ms {
         Err(what) => return Err(Hold::DiskNotWritable(what.to_owned())),
         // A service may hang because its disk does, and that shows only when the next write does not come back.
@@ -260,15 +268,14 @@ fn is_right_time(situation: Situation<'_>) -> Result<(), Hold> {
 }
 
 /// What an administrator or systemd does to a unit is theirs.
-fn is_unit_ours(situation: Situation<'_>, sick: &Sick<'_>, rung: &Repair) -> Result<(), Hold> {
+fn is_unit_ours(situation: Situation<'_>, age: Duration, rung: &Repair) -> Result<(), Hold> {
     let unit = rung.act.unit();
     // Where PID 1 does not say, the host asks it again before it begins.
     let Some(seen) = situation.units.get(unit) else { return Ok(()) };
-    let starts_since = Duration::from_millis(situation.time_ms.saturating_sub(sick.entered_ms));
     match (seen.active.as_str(), seen.sub.as_str()) {
         ("inactive", _) if seen.result == "success" => Err(Hold::StoppedOnPurpose(unit)),
         ("deactivating", _) => Err(Hold::InTransition(unit)),
-        ("activating", sub) if sub != "auto-restart" && starts_since < START_PATIENCE => Err(Hold::InTransition(unit)),
+        ("activating", sub) if sub != "auto-restart" && age < START_PATIENCE => Err(Hold::InTransition(unit)),
         // That it runs PID 1 says; that it does not answer may be the pressure. That it is down is no matter of speed.
         ("active" | "reloading" | "refreshing", _) if situation.is_strained => Err(Hold::Strained),
         _ => Ok(()),

@@ -8,6 +8,7 @@ pub(super) static RESTART: Repair = Repair {
     act: Act::Restart(KUBELET),
     subsystem: Subsystem::Kubelet,
     against: &["KubeletDown", "KubeletCrashLooping", "KubeletUnresponsive"],
+    on_suspicion: &["KubeletUnresponsive"],
     // Faults of containerd explain those of kubelet; restarting kubelet under them is the wrong rung.
     not_while: &[
         "RootFilesystemReadOnly",

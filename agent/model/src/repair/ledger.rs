@@ -134,6 +134,7 @@ struct Episode {
 
 /// What was tried.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ledger {
     /// The machine's life before this boot.
     before_ms: u64,
@@ -308,6 +309,11 @@ impl Ledger {
         let of_it: Vec<_> = of_it.collect();
         let helped = of_it.iter().rposition(|attempt| is(attempt, Outcome::Succeeded)).map_or(0, |last| last + 1);
         of_it[helped..].iter().filter(|attempt| attempt.repair == row.name).count()
+    }
+
+    /// Whether any attempt against a fault did not help, since it came or was last helped.
+    pub(crate) fn was_tried(&self, reason: &str, target: &str) -> bool {
+        super::ladder(reason).any(|row| self.tries(row, reason, target) > 0)
     }
 
     pub(super) fn is_spent(&self, reason: &str, target: &str) -> bool {

@@ -11,6 +11,7 @@
 //!   clock can turn back or hurry on. An attempt is on disk before it begins, and counts however it ends. Cool-downs double.
 //! - **A ladder** for each fault: its repairs, the mildest first. One that changed nothing twice is not tried again before the fault has
 //!   gone. When no rung is left, or no budget, the ladder is spent, and only then may the verdict ask for another node.
+//! - **On suspicion** a service that does not answer may be restarted, because that is mild; another node is never asked for without proof.
 //! - **A deadline** on everything: on the act, and on the proof that it helped.
 //!
 //! A wrong clock is no reason to leave a dead kubelet dead, so it is no precondition, although the facts (8.7) have it as one.
@@ -74,6 +75,9 @@ pub struct Repair {
     pub subsystem: Subsystem,
     /// Reasons of the faults that it may help against.
     pub against: &'static [&'static str],
+    /// Those of them for which one kind of signal is enough, once it has said so for [`SUSPICION`]: who hangs in one place goes on in
+    /// others, and no second kind of signal shows it.
+    pub on_suspicion: &'static [&'static str],
     /// Reasons of faults during which it is not done: it could only make things worse.
     pub not_while: &'static [&'static str],
     /// What it costs.
@@ -94,8 +98,11 @@ pub const REPAIRS: &[&Repair] = &[&kubelet::RESTART, &containerd::RESTART];
 /// Attempts of one repair against one fault that changed nothing, after which the next is tried.
 pub const TRIES: usize = 2;
 
+/// How long a fault that is not proven must have been there before a repair is made on suspicion.
+pub const SUSPICION: Duration = minutes(2);
+
 /// Time after an act for its fault to show signs of going.
-pub const VERIFY: Duration = Duration::from_secs(90);
+pub const VERIFY: Duration = Duration::from_secs(120);
 
 /// Time after an act for its fault to be gone: signals take a minute to clear, and a busy machine takes longer.
 pub const MOST_VERIFY: Duration = Duration::from_secs(240);

@@ -269,7 +269,12 @@ fn what_is_done_and_what_keeps_it_from_being_done() {
     assert_eq!(of(calm, &[hung]), Ok("RestartContainerd"));
     assert_eq!(of(calm, &[ill("KubeletUnresponsive")]), Ok("RestartKubelet"));
     assert_eq!(of(calm, &[ill("KernelOops")]), Err(Hold::NoRepair));
-    assert_eq!(of(calm, &[Sick { is_proven: false, ..hung }]), Err(Hold::NotProven));
+    let suspected = Sick { is_proven: false, ..hung };
+    assert_eq!(of(calm, &[suspected]), Ok("RestartContainerd"), "for long enough");
+    let left = Duration::from_secs(20);
+    let soon = Sick { entered_ms: 900_000, ..suspected };
+    assert_eq!(of(calm, &[soon]), Err(Hold::Suspected("RestartContainerd", left)));
+    assert_eq!(of(calm, &[Sick { is_proven: false, ..ill("ContainerdDown") }]), Err(Hold::NotProven));
     assert_eq!(of(calm, &[Sick { is_bad_now: false, ..hung }]), Err(Hold::Recovering));
     assert_eq!(
         of(calm, &[Sick { caused_by: Some("DiskFull"), ..hung }]),
@@ -364,10 +369,10 @@ fn climb(reason: &str) -> Vec<(&'static str, u64)> {
 
 #[test]
 fn a_rung_that_changed_nothing_twice_is_left_for_the_next() {
-    // 91 s to see that nothing changed; then the pause, or the next rung at once.
-    let told = [("RestartKubelet", 1), ("RestartKubelet", 122), ("RestartContainerd", 213), ("RestartContainerd", 424)];
+    // 121 s to see that nothing changed; then the pause, or the next rung at once.
+    let told = [("RestartKubelet", 1), ("RestartKubelet", 152), ("RestartContainerd", 273), ("RestartContainerd", 514)];
     assert_eq!(climb("KubeletUnresponsive"), told);
-    assert_eq!(climb("ContainerdDown"), [("RestartContainerd", 1), ("RestartContainerd", 212)]);
+    assert_eq!(climb("ContainerdDown"), [("RestartContainerd", 1), ("RestartContainerd", 242)]);
 }
 
 #[test]
@@ -409,7 +414,7 @@ fn every_repair_is_a_row_that_can_be_used() {
     assert_eq!(names.len(), REPAIRS.len());
     assert!(REPAIRS.is_sorted_by_key(|row| row.risk), "the mildest first");
     for row in REPAIRS {
-        for reason in row.against.iter().chain(row.not_while) {
+        for reason in row.against.iter().chain(row.not_while).chain(row.on_suspicion) {
             assert!(crate::monitor::fault(reason).is_some(), "{}: no fault {reason}", row.name);
         }
         assert!(row.budget.0 <= row.budget.1 && row.pause.0 <= row.pause.1, "{}", row.name);

@@ -87,6 +87,7 @@ pub const CANNOT_MEASURE: &str = "CannotMeasure";
 
 /// Everything that is known over time. Kept on disk by the host.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct State {
     boot_id: String,
     /// Boots of this machine that we saw.
@@ -458,10 +459,10 @@ impl State {
         let since = state.since?;
         let standing = standing(&self.policy, &self.ledger, &state.reason, &state.target);
         let level = match standing {
-            // It was begun on proof; that its signals clear one by one is what was hoped for.
+            // That is a fact, whatever it was begun on; that its signals clear one by one is what was hoped for.
             Standing::UnderWay => Verdict::Repairing,
-            Standing::CoolingDown(..) if state.proven_ms.is_some() => Verdict::Repairing,
-            Standing::Next(row) if state.proven_ms.is_some() && self.goes_on(row, state) => Verdict::Repairing,
+            Standing::CoolingDown(..) if self.is_being_repaired(state) => Verdict::Repairing,
+            Standing::Next(row) if self.is_being_repaired(state) && self.goes_on(row, state) => Verdict::Repairing,
             Standing::NoRepair | Standing::Spent if state.is_escalated => self.worst(fault),
             _ => Verdict::Degraded,
         };
@@ -489,6 +490,11 @@ impl State {
             repair,
             evidence: evidence.collect(),
         })
+    }
+
+    /// Whether the next attempt is only a matter of time: the fault is proven, or one on suspicion was made.
+    fn is_being_repaired(&self, state: &FaultState) -> bool {
+        state.cause.is_none() && (state.proven_ms.is_some() || self.ledger.was_tried(&state.reason, &state.target))
     }
 
     fn goes_on(&self, row: &Repair, state: &FaultState) -> bool {
@@ -679,8 +685,11 @@ impl FaultState {
         self.entered_ms.back().is_some_and(|at| now - at < FLAP_WINDOW_MS)
     }
 
-    /// Whether its signals are bad at this moment, as sure as when it was proven.
+    /// Whether its signals are bad at this moment, as sure as it is.
     fn is_bad_now(&self) -> bool {
+        if self.proven_ms.is_none() {
+            return self.signals.values().any(|state| state.is_active && state.good_run == 0);
+        }
         let mut classes = BTreeSet::new();
         let bad = monitor::signals()
             .filter(|signal| signal.fault.reason == self.reason)

@@ -1,5 +1,7 @@
 //! What the verdict tells those who decide about repairs, and what it takes back from those who make them.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Observed, State, UNMEASURED_MS};
@@ -20,7 +22,7 @@ pub(super) struct Write {
 pub(super) struct Told {
     attempts: Vec<(u64, Option<Outcome>)>,
     phase: Option<Phase>,
-    budgets: Vec<(String, usize)>,
+    budgets: Vec<(String, usize, Duration)>,
 }
 
 /// What the host is to do.
@@ -183,7 +185,7 @@ impl State {
                 .map(|attempt| (attempt.id, attempt.ended.as_ref().map(|ended| ended.outcome)))
                 .collect(),
             phase: self.repair_phase().filter(|phase| *phase != Phase::Ordered),
-            budgets: budgets.map(|budget| (budget.repair, budget.remaining)).collect(),
+            budgets: budgets.map(|budget| (budget.repair, budget.remaining, budget.window)).collect(),
         }
     }
 }

@@ -358,6 +358,8 @@ fn a_preemption_counts_at_once_also_when_nothing_else_does() {
 fn i9_what_cannot_be_measured_is_not_unhealthy() {
     let mut node = Node::new();
     node.seen.units = node.seen.units.keys().map(|name| (name.clone(), Err("no answer".to_owned()))).collect();
+    // A process is looked at with its unit, or not at all.
+    node.seen.processes.clear();
     node.seen.kubelet = None;
     node.seen.runtime = None;
     node.seen.runtime_conditions = None;

@@ -150,6 +150,23 @@ fn the_document_says_what_is_done_how_often_and_until_when() {
 }
 
 #[test]
+fn a_service_that_only_does_not_answer_is_restarted_on_suspicion_and_never_replaced() {
+    use Verdict::{Degraded, Healthy, Repairing};
+    for (effect, end) in [(Effect::Heals, Healthy), (Effect::Nothing, Degraded)] {
+        let mut node = Node::repairing();
+        node.seen.kubelet = Some(Answer { took: Duration::ZERO, result: Err(NoAnswer::Bad("500: not ok".to_owned())) });
+        let told = node.run_repairing(140, effect);
+        assert_eq!(words(&told), [Healthy, Degraded], "{:?}", node.hold("KubeletUnresponsive"));
+        let mut told = node.run_repairing(7000, effect);
+        told.dedup_by_key(|(_, verdict)| *verdict);
+        assert_eq!(words(&told), [Degraded, Repairing, end]);
+        let made: Vec<_> = node.state.repairs().map(|attempt| attempt.repair.clone()).collect();
+        let all = ["RestartKubelet", "RestartKubelet"];
+        assert_eq!(made, all[..if effect == Effect::Heals { 1 } else { 2 }]);
+    }
+}
+
+#[test]
 fn a_repair_that_waits_keeps_the_verdict_at_degraded() {
     let mut node = Node::repairing();
     node.seen.scheduled_events = Some(Ok(vec![ScheduledEvent { not_before: None, ..event("Redeploy") }]));
