@@ -4,11 +4,15 @@
 //! kernel's clock, which nobody can set; from one boot to the next it stands still. So it is never ahead of the true time: no window of
 //! an hour by it is shorter than an hour, whatever the wall clock does and however often we or the machine start again.
 
+mod outlook;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+
+pub use outlook::{Budget, Progress};
 
 use super::{MOST_VERIFY, Policy, Repair, Standing, VERIFY, millis, minutes, repair, standing};
 
@@ -21,9 +25,6 @@ const SLACK: Duration = Duration::from_secs(30);
 
 /// How long the host may take to begin.
 const BEGIN_WITHIN: Duration = minutes(5);
-
-/// A ladder on which an attempt did not help goes on at once; what it waits for longer than this is no part of the repair.
-const GO_ON_WITHIN: Duration = Duration::from_secs(30);
 
 /// Pause after the host could not begin, because something else was under way.
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
@@ -39,6 +40,11 @@ pub enum Outcome {
     Failed,
     /// The machine started again in the middle of it.
     Interrupted,
+}
+
+impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Succeeded, Self::ChangedNothing, Self::Failed, Self::Interrupted];
 }
 
 /// The end of an attempt.
@@ -91,6 +97,11 @@ impl Attempt {
         let (at, from) = self.ended.as_ref().map_or((self.at, self.at_ms), |ended| (ended.at, ended.at_ms));
         let after = SignedDuration::from_millis(i64::try_from(at_ms.saturating_sub(from)).unwrap_or(i64::MAX));
         at.checked_add(after).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Whether it ended so.
+    pub fn is(&self, outcome: Outcome) -> bool {
+        self.ended.as_ref().is_some_and(|ended| ended.outcome == outcome)
     }
 
     fn is_for(&self, reason: &str, target: &str) -> bool {
@@ -159,36 +170,6 @@ pub(crate) struct Symptoms {
     pub(crate) is_active: bool,
     /// Its signals are still bad; else they are clearing.
     pub(crate) is_bad_now: bool,
-}
-
-/// A repair of a fault, as the document has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// The repair's name.
-    pub repair: String,
-    /// Which attempt of it against this fault.
-    pub attempt: usize,
-    /// Nothing while it cools down.
-    pub phase: Option<Phase>,
-    /// When the attempt began.
-    pub started_at: Timestamp,
-    /// When this phase is over at the latest.
-    pub deadline: Timestamp,
-    /// When the ladder is spent at the latest.
-    pub spent_by: Timestamp,
-}
-
-/// What is left of a repair's budget.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Budget {
-    /// The repair's name.
-    pub repair: String,
-    /// Attempts that may still be made now.
-    pub remaining: usize,
-    /// The window that is nearest to its limit.
-    pub window: Duration,
-    /// When the oldest attempt leaves that window, if the wall clock is right.
-    pub resets_at: Option<Timestamp>,
 }
 
 impl Ledger {
@@ -279,20 +260,6 @@ impl Ledger {
         self.begun(row, HOUR).count() >= hour || self.begun(row, DAY).count() >= day
     }
 
-    /// What is left of a repair's budget; nothing when nothing was used.
-    pub(crate) fn budget(&self, row: &Repair) -> Option<Budget> {
-        let of = |window: Duration, most: usize| {
-            let used: Vec<&Attempt> = self.begun(row, window).collect();
-            let resets_at = used.first().map(|first| {
-                first.at.checked_add(SignedDuration::try_from(window).unwrap_or_default()).unwrap_or(Timestamp::MAX)
-            });
-            Budget { repair: row.name.to_owned(), remaining: most.saturating_sub(used.len()), window, resets_at }
-        };
-        let (hour, day) = (of(HOUR, row.budget.0), of(DAY, row.budget.1));
-        day.resets_at?;
-        Some(if hour.resets_at.is_some() && hour.remaining <= day.remaining { hour } else { day })
-    }
-
     /// When a repair may be done again, in the machine's life.
     pub(super) fn cooled_ms(&self, row: &Repair) -> u64 {
         let Some(last) = self.attempts.iter().rev().find(|attempt| attempt.repair == row.name) else { return 0 };
@@ -307,7 +274,7 @@ impl Ledger {
         let since = self.episodes.get(&key(reason, target)).map_or(0, |episode| episode.since_ms);
         let of_it = self.attempts.iter().filter(|attempt| attempt.is_for(reason, target) && attempt.at_ms >= since);
         let of_it: Vec<_> = of_it.collect();
-        let helped = of_it.iter().rposition(|attempt| is(attempt, Outcome::Succeeded)).map_or(0, |last| last + 1);
+        let helped = of_it.iter().rposition(|attempt| attempt.is(Outcome::Succeeded)).map_or(0, |last| last + 1);
         of_it[helped..].iter().filter(|attempt| attempt.repair == row.name).count()
     }
 
@@ -420,96 +387,10 @@ impl Ledger {
         self.episodes = episodes;
     }
 
-    /// Until when a ladder that has not helped yet should have gone on with this repair; nothing when it has just begun, or is held up.
-    pub(crate) fn goes_on_until(&self, row: &Repair, reason: &str, target: &str) -> Option<u64> {
-        let last = self.attempts.iter().rev().find(|attempt| attempt.is_for(reason, target))?;
-        let ended = last.ended.as_ref().filter(|ended| ended.outcome != Outcome::Succeeded)?;
-        let until = ended.at_ms.max(self.cooled_ms(row)) + millis(GO_ON_WITHIN);
-        (self.now_ms < until).then_some(until)
-    }
-
     /// Ends that are to be recorded, once.
     pub(crate) fn take_unrecorded(&mut self) -> Vec<Attempt> {
         std::mem::take(&mut self.unrecorded)
     }
-
-    /// How a repair of a fault stands, while one is made or cools down.
-    pub(crate) fn progress(&self, policy: &Policy, reason: &str, target: &str) -> Option<Progress> {
-        let (attempt, phase, until_ms) = match standing(policy, self, reason, target) {
-            Standing::UnderWay => {
-                let Running { attempt, phase, .. } = self.running.as_ref()?;
-                (attempt, Some(*phase), self.latest_end_ms()?)
-            }
-            Standing::CoolingDown(row, until_ms) => {
-                let last = self.attempts.iter().rev().find(|attempt| attempt.repair == row.name)?;
-                (last, None, until_ms + millis(GO_ON_WITHIN))
-            }
-            Standing::Next(row) => {
-                let last = self.attempts.iter().rev().find(|attempt| attempt.is_for(reason, target))?;
-                (last, None, self.goes_on_until(row, reason, target)?)
-            }
-            Standing::NoRepair | Standing::Spent => return None,
-        };
-        let tries = repair(&attempt.repair).map_or(0, |row| self.tries(row, reason, target));
-        Some(Progress {
-            repair: attempt.repair.clone(),
-            attempt: tries + usize::from(phase.is_some()),
-            phase,
-            started_at: attempt.at,
-            deadline: attempt.wall(until_ms),
-            spent_by: attempt.wall(self.spent_by_ms(policy, reason, target)),
-        })
-    }
-
-    /// When the attempt under way has ended at the latest.
-    fn latest_end_ms(&self) -> Option<u64> {
-        let running = self.running.as_ref()?;
-        let limit = repair(&running.attempt.repair).map_or(Duration::ZERO, |row| row.limit);
-        let left = match running.phase {
-            Phase::Ordered => BEGIN_WITHIN + limit + SLACK + MOST_VERIFY,
-            Phase::Acting => limit + SLACK + MOST_VERIFY,
-            Phase::Verifying => MOST_VERIFY,
-        };
-        Some(running.since_ms + millis(left))
-    }
-
-    /// When a ladder is spent if nothing helps and everything takes its longest: the rules themselves, played to their end.
-    fn spent_by_ms(&self, policy: &Policy, reason: &str, target: &str) -> u64 {
-        let mut future = self.clone();
-        // Each turn uses one attempt or waits for one, and there are few.
-        for _ in 0..64 {
-            match standing(policy, &future, reason, target) {
-                Standing::UnderWay => {
-                    future.now_ms = future.latest_end_ms().unwrap_or(future.now_ms);
-                    let Some(running) = future.running.take() else { break };
-                    future.close(running.attempt, Timestamp::UNIX_EPOCH, Outcome::ChangedNothing, String::new());
-                }
-                Standing::CoolingDown(_, until_ms) => future.now_ms = until_ms,
-                Standing::Next(row) => {
-                    future.last_id += 1;
-                    let attempt = Attempt {
-                        id: future.last_id,
-                        repair: row.name.to_owned(),
-                        reason: reason.to_owned(),
-                        target: target.to_owned(),
-                        boot_id: String::new(),
-                        at: Timestamp::UNIX_EPOCH,
-                        up_ms: 0,
-                        at_ms: future.now_ms,
-                        evidence: Vec::new(),
-                        ended: None,
-                    };
-                    future.has_begun(attempt);
-                }
-                Standing::NoRepair | Standing::Spent => break,
-            }
-        }
-        future.now_ms
-    }
-}
-
-fn is(attempt: &Attempt, outcome: Outcome) -> bool {
-    attempt.ended.as_ref().is_some_and(|ended| ended.outcome == outcome)
 }
 
 fn key(reason: &str, target: &str) -> String {

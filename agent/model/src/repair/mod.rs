@@ -1,6 +1,6 @@
 //! What the node may do to itself when something is wrong with it, and when.
 //!
-//! A repair is one file: a row that says what is done, against which faults, how often, and when not. [`decide`] says, from what is wrong
+//! A repair is one file: a row that says what is done, against which faults, how often, and when not. [`decide()`] says, from what is wrong
 //! and what was tried, which one is to be done now, or why none. The host does it; the verdict's own signals say whether it helped.
 //!
 //! A repair is no plan for the executor. A plan says what should be true of the machine and skips what is; that a hung service runs is

@@ -615,8 +615,8 @@ fn noisy(seen: &mut Observed, dice: &mut impl FnMut(u32) -> bool) {
     }
 }
 
-/// So many nodes for so many hours; each sweep stands for ten seconds. None may ever be worse than degraded.
-fn a_time_of_noise(nodes: u64, hours: u64) {
+/// So many nodes for so many hours; each sweep stands for ten seconds. None may ever be worse than degraded, or be repaired.
+fn a_time_of_noise(policy: &Policy, nodes: u64, hours: u64) {
     for number in 0..nodes {
         let mut random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut next = move || {
@@ -625,7 +625,7 @@ fn a_time_of_noise(nodes: u64, hours: u64) {
             random ^= random << 17;
             random
         };
-        let mut node = Node::new();
+        let mut node = Node::with(policy.clone());
         for sweep in 0..hours * 360 {
             let mut dice = |one_in: u32| next().is_multiple_of(u64::from(one_in));
             noisy(&mut node.seen, &mut dice);
@@ -638,15 +638,23 @@ fn a_time_of_noise(nodes: u64, hours: u64) {
             node.advance(Duration::from_secs(10));
             let worst = node.state.current.state;
             assert!(worst <= Verdict::Degraded, "node {number}, sweep {sweep}: {:?}", node.state.findings());
+            let is_done = |one: &crate::repair::Proposal| matches!(one.what, crate::repair::Proposed::Do(_));
+            assert!(
+                !node.state.decide().iter().any(is_done),
+                "node {number}, sweep {sweep}: {:?}",
+                node.state.findings()
+            );
         }
     }
 }
 
 #[test]
-fn noise_never_destroys_a_node() {
+fn noise_never_destroys_or_repairs_a_node() {
     // Built with NAP_NOISE_NODES=1000 NAP_NOISE_HOURS=8760 this is a year of a big cluster, and takes days.
     let of = |setting: Option<&str>, short: u64| setting.map_or(short, |text| text.parse().unwrap());
-    a_time_of_noise(of(option_env!("NAP_NOISE_NODES"), 2), of(option_env!("NAP_NOISE_HOURS"), 24));
+    for policy in [Policy::observe_only(), Policy::default()] {
+        a_time_of_noise(&policy, of(option_env!("NAP_NOISE_NODES"), 2), of(option_env!("NAP_NOISE_HOURS"), 24));
+    }
 }
 
 /// What may happen to a node between two looks of a test.
