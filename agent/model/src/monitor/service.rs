@@ -25,6 +25,8 @@ pub(super) struct Service {
     pub(super) answer_limit: Duration,
     /// The unit is not active, and nobody stopped it.
     pub(super) down: &'static Signal,
+    /// systemd has given it up.
+    pub(super) failed: &'static Signal,
     /// Nobody listens.
     pub(super) refused: &'static Signal,
     /// Somebody stopped it.
@@ -49,6 +51,7 @@ impl Service {
         if let Some(unit) = seen.now.units.get(self.unit) {
             let (down, stopped) = unit_outcomes(unit);
             say(self.down, down);
+            say(self.failed, failed_outcome(unit));
             say(self.stopped, stopped);
         }
         let restarts = restarts_of(self.unit);
@@ -131,6 +134,15 @@ fn unit_outcomes(unit: &Result<super::UnitSeen, String>) -> (Outcome, Outcome) {
             (Outcome::Good, Outcome::Bad("inactive after a good end: somebody stopped it".to_owned()))
         }
         Ok(unit) => (Outcome::Bad(format!("{} ({}), result {}", unit.active, unit.sub, unit.result)), Outcome::Good),
+    }
+}
+
+/// Whether systemd has given a unit up: it will not start it again by itself, and there is nothing to wait for.
+fn failed_outcome(unit: &Result<super::UnitSeen, String>) -> Outcome {
+    match unit {
+        Err(why) => Outcome::Unknown(why.clone()),
+        Ok(unit) if unit.active == "failed" => Outcome::Bad(format!("systemd gave it up, result {}", unit.result)),
+        Ok(_) => Outcome::Good,
     }
 }
 

@@ -218,7 +218,8 @@ fn next(
         Standing::CoolingDown(row, until_ms) => {
             return Err(Hold::CoolingDown(row.name, until_ms.saturating_sub(ledger.now_ms())));
         }
-        Standing::Next(row) if sick.is_proven => row,
+        // systemd will not start it again: nothing but a repair will, and a second look would see the same.
+        Standing::Next(row) if sick.is_proven || is_given_up(situation, row) => row,
         Standing::Next(row) if row.on_suspicion.contains(&sick.reason) => match SUSPICION.checked_sub(age) {
             Some(left) if !left.is_zero() => return Err(Hold::Suspected(row.name, left)),
             _ => row,
@@ -252,6 +253,10 @@ fn next(
 fn forbidden(policy: &Policy, reason: &str) -> Hold {
     let first = ladder(reason).find_map(|row| Some((row.name, policy.forbids(row)?)));
     first.map_or(Hold::NoRepair, |(name, why)| Hold::Forbidden(name, why))
+}
+
+fn is_given_up(situation: Situation<'_>, rung: &Repair) -> bool {
+    situation.units.get(rung.act.unit()).is_some_and(|unit| unit.active == "failed")
 }
 
 /// Nothing is begun that the platform, or the boot, would cut off.

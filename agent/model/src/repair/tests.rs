@@ -330,6 +330,11 @@ fn what_others_do_to_a_unit_is_theirs() {
     assert_eq!(of(unit("activating", "auto-restart", "exit-code"), false, 890_000), done);
     assert_eq!(of(unit("failed", "failed", "start-limit-hit"), true, 0), done, "pressure does not make a unit fail");
     assert_eq!(of(unit("inactive", "dead", "exit-code"), false, 0), done);
+    let failed = units(unit("failed", "failed", "exit-code"), up.clone());
+    let suspected = Sick { is_proven: false, ..ill("KubeletDown") };
+    assert_eq!(one(&policy, &ledger, calm(&failed), &[suspected]), done, "systemd gave it up");
+    let running = units(up.clone(), up);
+    assert_eq!(one(&policy, &ledger, calm(&running), &[suspected]), Err(Hold::NotProven));
 }
 
 #[test]

@@ -167,6 +167,17 @@ fn a_service_that_only_does_not_answer_is_restarted_on_suspicion_and_never_repla
 }
 
 #[test]
+fn a_unit_that_systemd_gave_up_is_repaired_within_seconds() {
+    use Verdict::{Degraded, Healthy, Repairing};
+    let mut node = Node::repairing();
+    node.seen.units.insert("kubelet.service".to_owned(), unit("failed", "failed", "start-limit-hit"));
+    node.seen.kubelet = Some(refused());
+    let told = node.run_repairing(200, Effect::Heals);
+    assert_eq!(words(&told), [Healthy, Degraded, Repairing, Healthy]);
+    assert!(told[2].0 <= 4, "{told:?}");
+}
+
+#[test]
 fn a_repair_that_waits_keeps_the_verdict_at_degraded() {
     let mut node = Node::repairing();
     node.seen.scheduled_events = Some(Ok(vec![ScheduledEvent { not_before: None, ..event("Redeploy") }]));
