@@ -222,7 +222,7 @@ impl Ledger {
             return self.close(attempt, wall, Outcome::Interrupted, "its end was not seen".to_owned());
         }
         let limit = repair(&attempt.repair).map_or(0, |row| millis(row.limit));
-        let since_ms = self.now_ms.min(attempt.at_ms + limit);
+        let since_ms = self.now_ms.min(attempt.at_ms.saturating_add(limit));
         self.running = Some(Running { attempt, phase: Phase::Verifying, since_ms });
     }
 

@@ -9,6 +9,7 @@ use super::{REPAIRS, Repair, Risk, repair};
 
 /// Which repairs may be done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Policy {
     /// Nothing is done, whatever else is said.
     pub observe_only: bool,

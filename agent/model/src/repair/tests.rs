@@ -423,6 +423,10 @@ fn every_repair_is_a_row_that_can_be_used() {
             assert!(crate::monitor::fault(reason).is_some(), "{}: no fault {reason}", row.name);
         }
         assert!(row.budget.0 <= row.budget.1 && row.pause.0 <= row.pause.1, "{}", row.name);
+        // What docs/provisioners.md promises of a deadline: of an attempt, and of the longest pause between two of a day.
+        let longest = row.pause.0 * 2_u32.pow(u32::try_from(row.budget.1).unwrap() - 2);
+        assert!(row.limit + seconds(30) + MOST_VERIFY <= minutes(10), "{}", row.name);
+        assert!(longest.min(row.pause.1) + seconds(30) <= minutes(10), "{}", row.name);
     }
 }
 
