@@ -88,7 +88,7 @@ pub(crate) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Stay, put back what drifts, and answer /livez
+    /// Stay, put back what drifts, repair what is ill, and answer /v1/health
     Guard {
         /// Seconds between two looks at the machine
         #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
@@ -99,11 +99,20 @@ pub(crate) enum Command {
         /// Do not write conditions of our own (KernelReady and its like) to the Node
         #[arg(long)]
         no_conditions: bool,
+        /// Change nothing on the node: look, tell, and leave it as it is
+        #[arg(long)]
+        observe_only: bool,
         #[command(flatten)]
         tls: TlsArguments,
     },
     /// Show how the last boot went and what has drifted since
     Status,
+    /// Show what would be repaired on this node now, or why not, and what was repaired within a day; touches nothing
+    Repairs {
+        /// As if the guard ran with --observe-only
+        #[arg(long)]
+        observe_only: bool,
+    },
     /// Wait until the boot has ended, print its report, exit with its code (aks-node-controller's provision-wait)
     Wait {
         /// Give up after this many seconds
@@ -112,9 +121,9 @@ pub(crate) enum Command {
     },
     /// List every reason for which a boot can fail: exit code, time limit, meaning, what to do
     Reasons,
-    /// Tell what a reason of the health document or of a failed boot means, and what to do
+    /// Tell what a reason of the health document or of a failed boot means and what to do, or what a repair does
     Explain {
-        /// The word, such as ContainerdUnresponsive
+        /// The word, such as ContainerdUnresponsive or RestartContainerd
         reason: String,
     },
     /// Print the JSON Schema of a format

@@ -1,7 +1,8 @@
 //! The guard: look, compare with the plan, put back what drifted. The watch over the node's health ([`crate::health`]) runs beside it.
 //!
-//! Two rules keep it from doing harm already now. What an administrator stopped (a unit that is inactive and ended well) stays
-//! stopped. And a step that drifts again and again has another writer: after [`MAX_REPAIRS`] in an hour it is left alone and said so.
+//! Three rules keep it from doing harm. What an administrator stopped (a unit that is inactive and ended well) stays stopped. A step that
+//! drifts again and again has another writer: after [`MAX_REPAIRS`] in an hour it is left alone and said so. And a kubelet or a containerd
+//! that is down did not drift: it is ill, and that is the watch's, with its budgets ([`nap_model::repair`]).
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -16,6 +17,7 @@ use nap_host::units::Units;
 use nap_host::{alone, api, chain, notify, observe, persist, random};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
+use nap_model::monitor::{CONTAINERD, KUBELET};
 use nap_model::plan::{Plan, Readiness, Stage, Step, Want, api_server_tag, disk_units, keep, node_name};
 use nap_model::report::{Failure, Reason};
 use tokio::time::{Instant, interval};
@@ -42,39 +44,6 @@ const MAX_LOOK: Duration = Duration::from_secs(600);
 /// How often the tag with a private API server's address is read, give or take a half.
 /// Source: AgentBaker, `reconcilePrivateHosts.sh`.
 const TAG_EVERY: Duration = Duration::from_secs(15);
-
-/// Watches for ever.
-pub(crate) async fn guard(context: &Context, tail: &Tail, every: Duration, health: &Health) -> Infallible {
-    // The watchdog is fed by this loop and no other, so it tells systemd that looks get done.
-    let feed = notify::watchdog_interval().map_or(every, |watchdog| every.min(watchdog / 3));
-    let mut ticks = interval(feed);
-    let mut last_look: Option<Instant> = None;
-    let repairs = past_repairs(context);
-    let mut guard = Guard { context, tail, health, config: None, repairs, said: String::new(), tag_at: Instant::now() };
-    notify::ready("guarding");
-    loop {
-        ticks.tick().await;
-        notify::alive(&guard.said);
-        if last_look.is_some_and(|look| look.elapsed() + feed / 2 < every) {
-            continue;
-        }
-        let state = {
-            let started = Instant::now();
-            let look = guard.look();
-            tokio::pin!(look);
-            loop {
-                tokio::select! {
-                    state = &mut look => break state,
-                    // The look goes on; only a tick is taken.
-                    _ = ticks.tick() => if started.elapsed() < MAX_LOOK { notify::alive("looking") },
-                }
-            }
-        };
-        last_look = Some(Instant::now());
-        guard.say(&state);
-        health.looked(state);
-    }
-}
 
 /// The guard's repairs of the last hour, from the journal: a restart of ours does not give a fresh budget.
 fn past_repairs(context: &Context) -> HashMap<String, Vec<Timestamp>> {
@@ -113,7 +82,8 @@ impl std::fmt::Display for State {
     }
 }
 
-struct Guard<'a> {
+/// One who keeps the node as the boot left it.
+pub(crate) struct Guard<'a> {
     context: &'a Context,
     tail: &'a Tail,
     health: &'a Health,
@@ -122,9 +92,47 @@ struct Guard<'a> {
     said: String,
     /// When the tag of a private API server is read next.
     tag_at: Instant,
+    observe_only: bool,
 }
 
-impl Guard<'_> {
+impl<'a> Guard<'a> {
+    pub(crate) fn new(context: &'a Context, tail: &'a Tail, health: &'a Health, observe_only: bool) -> Self {
+        let repairs = past_repairs(context);
+        let (said, tag_at) = (String::new(), Instant::now());
+        Self { context, tail, health, config: None, repairs, said, tag_at, observe_only }
+    }
+
+    /// Watches for ever.
+    pub(crate) async fn keep(mut self, every: Duration) -> Infallible {
+        // The watchdog is fed by this loop and no other, so it tells systemd that looks get done.
+        let feed = notify::watchdog_interval().map_or(every, |watchdog| every.min(watchdog / 3));
+        let mut ticks = interval(feed);
+        let mut last_look: Option<Instant> = None;
+        notify::ready(if self.observe_only { "observing" } else { "guarding" });
+        loop {
+            ticks.tick().await;
+            notify::alive(&self.said);
+            if last_look.is_some_and(|look| look.elapsed() + feed / 2 < every) {
+                continue;
+            }
+            let state = {
+                let started = Instant::now();
+                let look = self.look();
+                tokio::pin!(look);
+                loop {
+                    tokio::select! {
+                        state = &mut look => break state,
+                        // The look goes on; only a tick is taken.
+                        _ = ticks.tick() => if started.elapsed() < MAX_LOOK { notify::alive("looking") },
+                    }
+                }
+            };
+            last_look = Some(Instant::now());
+            self.say(&state);
+            self.health.looked(state);
+        }
+    }
+
     fn say(&mut self, state: &State) {
         let text = state.to_string();
         if text != self.said {
@@ -136,13 +144,13 @@ impl Guard<'_> {
     async fn look(&mut self) -> State {
         let _alone = match alone::now(&self.context.root) {
             Ok(Some(alone)) => alone,
-            Ok(None) => return State::NotBooted("a boot is running".to_owned()),
+            Ok(None) => return State::NotBooted("a boot or a repair is under way".to_owned()),
             Err(error) => return State::Failed(chain(&error)),
         };
         match booted_now(self.context) {
             Ok(()) => {}
             Err(why) => {
-                if self.has_registered_late().await {
+                if !self.observe_only && self.has_registered_late().await {
                     info!("the node has registered after all; booting again to complete it");
                     let progress = Progress::new();
                     let outcome = boot::boot(self.context, &progress).await;
@@ -184,12 +192,19 @@ impl Guard<'_> {
     async fn put_back(&mut self) -> Result<State, Failure> {
         let plan = self.plan().await?;
         let root = &self.context.root;
-        let Comparison { differences: found, unknown } = compare(root, &plan).await;
+        let Comparison { differences: mut found, unknown } = compare(root, &plan).await;
         if let Some(unknown) = unknown.iter().find(|unknown| unknown.essential) {
             return Ok(State::Failed(format!("{}: {}", unknown.step, unknown.why)));
         }
+        let ill = ill_services(self.context, &plan).await;
+        found.retain(|difference| !ill.contains(&difference.step));
         if found.is_empty() {
             return Ok(State::InSync);
+        }
+        if self.observe_only {
+            let left =
+                found.iter().map(|difference| format!("{}: {} (only observed)", difference.step, difference.summary));
+            return Ok(State::Left(left.collect()));
         }
         for difference in &found {
             info!(step = difference.step, "drifted: {}", difference.summary);
@@ -317,6 +332,24 @@ fn booted_now(context: &Context) -> Result<(), String> {
         Ok(_) => Err("no report yet".to_owned()),
         Err(error) => Err(chain(&error)),
     }
+}
+
+/// Steps whose service is down. One that only has other inputs than it was started with is the guard's.
+async fn ill_services(context: &Context, plan: &Plan) -> Vec<String> {
+    let mut ill = Vec::new();
+    let services = plan.steps().filter_map(|step| match &step.want {
+        Want::Unit { name, .. } if [KUBELET, CONTAINERD].contains(name) => Some((&step.id, *name)),
+        _ => None,
+    });
+    let Ok(units) = Units::connect(&context.root).await else { return ill };
+    for (step, name) in services {
+        match units.status(name).await {
+            Ok(status) if !status.is_started() => ill.push(step.clone()),
+            Ok(_) => {}
+            Err(error) => debug!(unit = name, error = chain(&error), "cannot tell how it is"),
+        }
+    }
+    ill
 }
 
 /// Only a boot makes file systems, before anything runs on them; what is ready the guard may put together again.

@@ -1,7 +1,7 @@
 //! The watch over the node: sweeps each second, and at once when the kernel speaks; takes what was seen into the verdict; publishes.
 //!
 //! On a thread of its own with a runtime of its own. The guard may wait minutes for a disk or for systemd, and just then the verdict is
-//! wanted. What is known is kept on disk by yet another thread, which may hang; a restart of ours goes on from there.
+//! wanted. Repairs that it decides on are made by another ([`crate::repairs`]). What is known is kept on disk by yet another thread, which may hang; a restart of ours goes on from there.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +13,7 @@ use nap_host::root::Root;
 use nap_host::watch::{Aside, KernelLog, Watch, since_boot};
 use nap_host::{chain, observe, persist};
 use nap_model::monitor::Tick;
+use nap_model::repair::Policy;
 use nap_model::report::{AgentSeen, Identity, NodeHealth};
 use nap_model::verdict::State;
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::context::Context;
 use crate::http::Health;
+use crate::repairs::{Repairer, Wish};
 
 /// Time between two sweeps.
 const EVERY: Duration = Duration::from_secs(1);
@@ -40,22 +42,23 @@ const SETTLE: Duration = Duration::from_millis(500);
 pub(crate) struct Kept {
     pub(crate) state: State,
     pub(crate) kept_at: Timestamp,
-    boot_id: String,
+    pub(crate) boot_id: String,
     kernel_log: KernelLog,
 }
 
 /// Watches until the process ends.
-pub(crate) fn start(context: &Context, health: Health) -> anyhow::Result<()> {
+pub(crate) fn start(context: &Context, health: Health, policy: Policy) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (root, imds) = (Arc::clone(&context.root), Arc::clone(&context.imds));
+    let repairer = Repairer::start(&root, policy)?;
     let thread = std::thread::Builder::new().name("health".to_owned());
-    thread.spawn(move || match runtime.block_on(watch(root, imds, health)) {})?;
+    thread.spawn(move || match runtime.block_on(watch(root, imds, health, repairer)) {})?;
     Ok(())
 }
 
-async fn watch(root: Arc<Root>, imds: Arc<Imds>, health: Health) -> Infallible {
+async fn watch(root: Arc<Root>, imds: Arc<Imds>, health: Health, repairer: Repairer) -> Infallible {
     let mut keeper = Keeper::start(&root);
-    let mut watcher = Watcher::new(&root, imds, health);
+    let mut watcher = Watcher::new(&root, imds, health, repairer);
     let mut ticks = interval(EVERY);
     // After a pause of the machine one sweep is enough, and its lateness is what tells of the pause.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -83,11 +86,12 @@ struct Watcher {
     identity: Identity,
     agent: AgentSeen,
     health: Health,
+    repairer: Repairer,
     said: String,
 }
 
 impl Watcher {
-    fn new(root: &Arc<Root>, imds: Arc<Imds>, health: Health) -> Self {
+    fn new(root: &Arc<Root>, imds: Arc<Imds>, health: Health, repairer: Repairer) -> Self {
         let boot_id = observe::boot_id(root).unwrap_or_else(|error| {
             warn!(error = chain(&error), "no boot id; what was known of the node's health is not taken over");
             String::new()
@@ -104,8 +108,10 @@ impl Watcher {
         let facts = persist::read_facts(root).ok().flatten();
         let vm_id = facts.as_ref().and_then(|facts| facts.instance.as_ref()).map(|instance| instance.vm_id.clone());
         let kernel = root.read_text("/proc/sys/kernel/osrelease").ok().flatten();
+        let mut state = kept.state.resume(&boot_id, tick);
+        repairer.take_over(root, &mut state, tick);
         Self {
-            state: kept.state.resume(&boot_id, tick),
+            state,
             identity: Identity {
                 name: String::new(),
                 vm_id: vm_id.unwrap_or_default(),
@@ -115,6 +121,7 @@ impl Watcher {
             agent: AgentSeen { version: env!("CARGO_PKG_VERSION").to_owned(), started_at: now },
             watch: Watch::start(Arc::clone(root), imds, log),
             health,
+            repairer,
             said: String::new(),
         }
     }
@@ -126,7 +133,11 @@ impl Watcher {
         for line in &observed.kernel_lines {
             info!(finding = line.name, "the kernel says: {line}");
         }
+        self.repairer.tell(&mut self.state, observed.tick);
         let mut has_changed = self.state.advance(&observed);
+        if self.repairer.go_on(&mut self.state, observed.tick) == Wish::DiskProbe {
+            self.watch.look_at_disks();
+        }
         if let Some(name) = self.health.take_node_name() {
             has_changed |= name != self.identity.name;
             self.identity.name = name;

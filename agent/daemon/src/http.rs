@@ -15,6 +15,7 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use nap_host::watch::KernelLog;
 use nap_model::monitor::Verdict;
+use nap_model::repair::{Outcome, REPAIRS};
 use nap_model::report::NodeHealth;
 use nap_model::verdict::{Condition, State as HealthState};
 use serde::Serialize;
@@ -216,6 +217,14 @@ fn metrics(state: &HealthState) -> String {
     for fault in nap_model::monitor::faults() {
         let count = findings.iter().filter(|finding| finding.fault.reason == fault.reason).count();
         let _ = writeln!(text, "nap_health_fault{{reason=\"{}\"}} {count}", fault.reason); // as above
+    }
+    text.push_str("# HELP nap_repair_attempts Attempts of repairs within a day.\n# TYPE nap_repair_attempts gauge\n");
+    for row in REPAIRS {
+        let of_it = || state.repairs().filter(|attempt| attempt.repair == row.name);
+        for outcome in Outcome::ALL {
+            let count = of_it().filter(|attempt| attempt.is(outcome)).count();
+            let _ = writeln!(text, "nap_repair_attempts{{repair=\"{}\",outcome=\"{outcome:?}\"}} {count}", row.name); // as above
+        }
     }
     let _ = writeln!(
         text,

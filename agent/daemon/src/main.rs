@@ -12,7 +12,9 @@ mod http;
 mod local_dns;
 mod logging;
 mod progress;
+mod repairs;
 mod show;
+mod show_repairs;
 mod verify;
 mod wait;
 
@@ -74,18 +76,21 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
             Ok(0)
         }
         Command::Boot { dry_run: false } => boot_and_report(&context, tail).await,
-        Command::Guard { interval, listen, no_conditions, tls } => {
+        Command::Guard { interval, listen, no_conditions, observe_only, tls } => {
+            let policy = repairs::policy(&context.root, observe_only);
             let health = http::Health::new(interval);
             http::serve(listen, tls.files(), health.clone())?;
-            health::start(&context, health.clone())?;
+            health::start(&context, health.clone(), policy.clone())?;
             if !no_conditions {
                 conditions::start(&context.root, &health)?;
             }
-            guard_until_told(&context, tail, interval, &health).await
+            let guard = guard::Guard::new(&context, tail, &health, policy.observe_only);
+            guard_until_told(guard, interval).await
         }
         Command::LocalDns { action: LocalDnsAction::Run } => local_dns::run(&context.root).await,
         Command::LocalDns { action: LocalDnsAction::Clean } => local_dns::clean(&context.root).await,
         Command::Status => show::status(&context, &mut out).await,
+        Command::Repairs { observe_only } => show_repairs::show(&context, observe_only, &mut out),
         Command::Wait { timeout } => wait::wait(&context, timeout, &mut out).await,
         Command::Reasons => {
             show::reasons(context.output, &mut out)?;
@@ -134,17 +139,12 @@ async fn boot_and_report(context: &Context, tail: &Tail) -> anyhow::Result<u8> {
     Ok(finish::finish(&context.root, &progress, tail, outcome).await)
 }
 
-async fn guard_until_told(
-    context: &Context,
-    tail: &Tail,
-    interval: std::time::Duration,
-    health: &http::Health,
-) -> anyhow::Result<u8> {
+async fn guard_until_told(guard: guard::Guard<'_>, interval: std::time::Duration) -> anyhow::Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
         // Dropped at a signal: a step that was under way is finished by the next run, like after a crash.
-        never = guard::guard(context, tail, interval, health) => match never {},
+        never = guard.keep(interval) => match never {},
         _ = terminate.recv() => info!("told to stop"),
         _ = interrupt.recv() => info!("interrupted"),
     }

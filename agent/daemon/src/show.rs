@@ -7,6 +7,7 @@ use nap_host::sources::Found;
 use nap_host::{journal, observe, persist};
 use nap_model::monitor::{self, Verdict};
 use nap_model::plan::{DiskUse, Plan, Want, disk_uses, packet_filter_rules};
+use nap_model::repair::{self, Repair};
 use nap_model::report::{AgentSeen, Failure, Identity, NodeHealth, REASONS, Reason};
 use serde_json::json;
 
@@ -118,6 +119,7 @@ pub(crate) fn explain(reason: &str, output: Output, out: &mut impl Write) -> any
             let all = json!({
                 "reason": fault.reason, "subsystem": fault.subsystem, "worst": fault.worst, "scope": fault.scope,
                 "persistSeconds": fault.persist.as_secs(), "explainedBy": fault.explained_by, "signals": signals,
+                "repairs": repair::ladder(fault.reason).map(|row| row.name).collect::<Vec<_>>(),
                 "meaning": fault.meaning, "hint": fault.hint,
             });
             writeln!(out, "{all:#}")?;
@@ -137,7 +139,14 @@ pub(crate) fn explain(reason: &str, output: Output, out: &mut impl Write) -> any
         if !fault.explained_by.is_empty() {
             writeln!(out, "caused by, when there: {}", fault.explained_by.join(", "))?;
         }
+        let repairs: Vec<_> = repair::ladder(fault.reason).map(|row| row.name).collect();
+        if !repairs.is_empty() {
+            writeln!(out, "repairs: {}; worse than Repairing only when they did not help", repairs.join(", then "))?;
+        }
         return Ok(0);
+    }
+    if let Some(row) = repair::repair(reason) {
+        return explain_repair(row, output, out);
     }
     match REASONS.iter().find(|row| row.reason.to_string().eq_ignore_ascii_case(reason)) {
         Some(row) if output == Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(row)?)?,
@@ -154,6 +163,27 @@ pub(crate) fn explain(reason: &str, output: Output, out: &mut impl Write) -> any
             );
         }
     }
+    Ok(0)
+}
+
+fn explain_repair(row: &Repair, output: Output, out: &mut impl Write) -> anyhow::Result<u8> {
+    let (hour, day) = row.budget;
+    let (first, most) = row.pause;
+    if output == Output::Json {
+        let all = json!({
+            "action": row.name, "target": row.act.unit(), "subsystem": row.subsystem, "risk": row.risk, "meaning": row.meaning,
+            "against": row.against, "onSuspicion": row.on_suspicion, "notWhile": row.not_while, "perHour": hour, "perDay": day,
+            "pauseSeconds": first.as_secs(), "mostPauseSeconds": most.as_secs(), "limitSeconds": row.limit.as_secs(),
+        });
+        writeln!(out, "{all:#}")?;
+        return Ok(0);
+    }
+    writeln!(out, "{} (a repair of {}, risk {:?})\n    {}", row.name, row.act.unit(), row.risk, row.meaning)?;
+    writeln!(out, "against: {}", row.against.join(", "))?;
+    writeln!(out, "on one kind of signal that lasts: {}", row.on_suspicion.join(", "))?;
+    writeln!(out, "never while: {}", row.not_while.join(", "))?;
+    let (first, most, limit) = (first.as_secs(), most.as_secs(), row.limit.as_secs());
+    writeln!(out, "at most: {hour} an hour, {day} a day; pauses of {first} s to {most} s; {limit} s for each")?;
     Ok(0)
 }
 
@@ -179,6 +209,9 @@ fn write_health(kept: &Kept, out: &mut impl Write) -> io::Result<()> {
         )?;
         for seen in &finding.evidence {
             writeln!(out, "         {} ({:?}): {}", seen.signal, seen.class, seen.sample)?;
+        }
+        if let Some(repair) = &finding.repair {
+            writeln!(out, "         {}, attempt {}, until {}", repair.repair, repair.attempt, repair.deadline)?;
         }
     }
     Ok(())

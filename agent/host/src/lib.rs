@@ -26,6 +26,7 @@ pub mod packet_filter;
 pub mod persist;
 pub mod private_socket;
 pub mod random;
+pub mod repairs;
 pub mod root;
 mod serving_certificate;
 pub mod sources;

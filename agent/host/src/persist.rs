@@ -2,10 +2,12 @@
 
 use nap_model::facts::{DiskRecord, Dmi, Facts};
 use nap_model::plan::AbsPath;
+use nap_model::repair::Policy;
 use nap_model::report::ProvisionReport;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::chain;
 use crate::root::{FileError, Root};
 
 /// Our copy of the configuration, 0600. The disc is gone at the next boot, and not every image has cloud-init.
@@ -92,6 +94,15 @@ pub fn write_health(root: &Root, json: &[u8]) -> Result<(), FileError> {
 /// When the file is there and cannot be read.
 pub fn read_health<T: serde::de::DeserializeOwned>(root: &Root) -> Result<Option<T>, FileError> {
     Ok(root.read(HEALTH)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// What people allow to be repaired; everything usual when they say nothing.
+///
+/// # Errors
+/// When the file cannot be read or understood: why, for people.
+pub fn read_policy(root: &Root) -> Result<Policy, String> {
+    let text = root.read_text(Policy::PATH).map_err(|error| chain(&error))?;
+    Policy::parse(&text.unwrap_or_default()).map_err(|error| error.to_string())
 }
 
 /// What we noted of the local disks that we write to. World-readable: it has no secret, and people look for it.

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use nix::sys::signal::Signal;
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -42,6 +43,7 @@ trait Manager {
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reload_or_try_restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
@@ -207,6 +209,11 @@ impl UnitStatus {
         self.is_active() || (self.active == "activating" && self.sub != "auto-restart")
     }
 
+    /// Whether somebody stopped it, or will not have it run: it is theirs.
+    pub fn is_stopped_on_purpose(&self) -> bool {
+        self.load == "masked" || (self.active == "inactive" && self.result == "success")
+    }
+
     /// Whether systemd is at work on it: it starts, stops or reloads, and nobody should come in between.
     pub fn is_in_transition(&self) -> bool {
         matches!(self.active.as_str(), "activating" | "deactivating" | "reloading" | "refreshing")
@@ -340,6 +347,33 @@ impl Units {
         } else {
             self.restart_and_look(&manager, unit, limit).await
         }
+    }
+
+    /// Forgets that a unit failed, and what counts against its start limit; then restarts it. Its files are not read again.
+    ///
+    /// # Errors
+    /// When there is no such unit, or it does not come up within `limit`.
+    pub async fn revive(&self, unit: &str, limit: Duration) -> Result<(), UnitError> {
+        let manager = self.manager().await.map_err(call("find", unit))?;
+        let status = self.status(unit).await?;
+        if status.load != "loaded" {
+            return Err(UnitError::NotFound { unit: unit.to_owned(), load_state: status.load });
+        }
+        match answered(manager.reset_failed_unit(unit)).await {
+            // systemd forgot it as soon as we had looked at it: it was stopped, and there is nothing else to forget.
+            Err(zbus::Error::MethodError(name, _, _)) if name == NO_SUCH_UNIT => {}
+            result => result.map_err(call("reset", unit))?,
+        }
+        self.job(&manager, Verb::Restart, unit, limit).await
+    }
+
+    /// Sends a signal to a unit's main process and to no other of its processes.
+    ///
+    /// # Errors
+    /// When systemd does not; it has no main process, for one.
+    pub async fn signal_main(&self, unit: &str, signal: Signal) -> Result<(), UnitError> {
+        let manager = self.manager().await.map_err(call("find", unit))?;
+        answered(manager.kill_unit(unit, "main", signal as i32)).await.map_err(call("signal", unit))
     }
 
     /// The state of a unit's file: `enabled`, `disabled`, `masked`, `static`, ...; nothing when it has none.
@@ -486,9 +520,12 @@ impl Units {
     }
 }
 
+/// systemd's word for a unit that it has not loaded.
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+
 /// systemd's words for a unit without a file, by version.
 fn is_no_file(error: &str) -> bool {
-    ["org.freedesktop.DBus.Error.FileNotFound", "org.freedesktop.systemd1.NoSuchUnit"].contains(&error)
+    ["org.freedesktop.DBus.Error.FileNotFound", NO_SUCH_UNIT].contains(&error)
 }
 
 async fn job_signals(connection: &zbus::Connection) -> zbus::Result<zbus::MessageStream> {

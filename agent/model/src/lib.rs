@@ -12,6 +12,7 @@ pub mod kubernetes;
 pub mod monitor;
 pub mod os;
 pub mod plan;
+pub mod repair;
 pub mod report;
 pub mod resolver;
 pub mod secret;

@@ -43,6 +43,8 @@ const KUBELET_CONFIG: &str = "/etc/default/kubeletconfig.json";
 const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
 
 const SERVICES_EVERY: Duration = Duration::from_secs(10);
+/// systemd has given it up: a second look makes sure of it.
+const FAILED_EVERY: Duration = Duration::from_secs(1);
 const CONDITIONS_EVERY: Duration = Duration::from_secs(30);
 const FILES_EVERY: Duration = Duration::from_secs(5);
 const WRITE_EVERY: Duration = Duration::from_secs(30);
@@ -209,6 +211,11 @@ impl Watch {
         }
     }
 
+    /// Has every disk written to as soon as may be.
+    pub fn look_at_disks(&mut self) {
+        self.urgent.insert(Topic::Storage);
+    }
+
     /// How far the kernel's log was read.
     pub fn kernel_log(&self) -> KernelLog {
         self.kmsg.as_ref().map(Kmsg::log).unwrap_or_default()
@@ -289,6 +296,9 @@ impl Watch {
             let Some(status) = asked.take(async move { services::unit(&root, name).await }).await else { continue };
             if let Ok(status) = &status {
                 see_unit(&self.root, name, status, seen);
+                if status.active == "failed" {
+                    asked.turn.by(FAILED_EVERY);
+                }
             }
             seen.units.insert(name.to_owned(), status.as_ref().map(services::unit_seen).map_err(Clone::clone));
         }

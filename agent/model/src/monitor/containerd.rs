@@ -78,6 +78,7 @@ static CNI_NOT_READY: Fault = Fault {
 };
 
 static DOWN_UNIT: Signal = signal("unit.state", &DOWN, Class::Kernel, (3, 4), seconds(10), 5);
+static DOWN_FAILED: Signal = signal("unit.failed", &DOWN, Class::Kernel, (2, 2), seconds(1), 5);
 static DOWN_CONNECT: Signal = signal("cri.connect", &DOWN, Class::Probe, (3, 4), seconds(10), 5);
 static STOPPED_UNIT: Signal = signal("unit.state", &STOPPED, Class::Kernel, (3, 4), seconds(10), 2);
 static LOOP_RESTARTS: Signal = signal("unit.restarts", &CRASH_LOOPING, Class::Counter, (2, 2), seconds(10), 5);
@@ -92,6 +93,7 @@ static SERVICE: Service = Service {
     unit: CONTAINERD,
     answer_limit: seconds(5),
     down: &DOWN_UNIT,
+    failed: &DOWN_FAILED,
     refused: &DOWN_CONNECT,
     stopped: &STOPPED_UNIT,
     restarts: &LOOP_RESTARTS,
@@ -104,6 +106,7 @@ static SERVICE: Service = Service {
 pub(super) const MONITOR: Monitor = Monitor {
     signals: &[
         &DOWN_UNIT,
+        &DOWN_FAILED,
         &DOWN_CONNECT,
         &STOPPED_UNIT,
         &LOOP_RESTARTS,

@@ -85,7 +85,7 @@ pub enum BootSeen {
 }
 
 /// A unit as systemd sees it. Source: org.freedesktop.systemd1(5).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitSeen {
     /// `active`, `activating`, `failed`, ...
     pub active: String,

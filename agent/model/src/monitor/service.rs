@@ -25,6 +25,8 @@ pub(super) struct Service {
     pub(super) answer_limit: Duration,
     /// The unit is not active, and nobody stopped it.
     pub(super) down: &'static Signal,
+    /// systemd has given it up.
+    pub(super) failed: &'static Signal,
     /// Nobody listens.
     pub(super) refused: &'static Signal,
     /// Somebody stopped it.
@@ -49,6 +51,7 @@ impl Service {
         if let Some(unit) = seen.now.units.get(self.unit) {
             let (down, stopped) = unit_outcomes(unit);
             say(self.down, down);
+            say(self.failed, failed_outcome(unit));
             say(self.stopped, stopped);
         }
         let restarts = restarts_of(self.unit);
@@ -67,14 +70,7 @@ impl Service {
                 },
             );
         }
-        let Some(answer) = answer else { return };
-        let (listens, answers) = self.answer_outcomes(seen, answer);
-        say(self.refused, listens);
-        say(self.unanswered, if is_looping { answers.clone() } else { Outcome::Good });
-        let is_bad = matches!(answers, Outcome::Bad(_));
-        if !matches!(answer.result, Err(NoAnswer::Refused(_))) {
-            say(self.silent, answers);
-        }
+        // Its state is looked at with its unit, and a late answer comes in a later sweep than that.
         if let Some(process) = seen.now.processes.get(self.unit) {
             say(
                 self.halted,
@@ -85,16 +81,24 @@ impl Service {
                     _ => Outcome::Good,
                 },
             );
-            // Who answers may be idle.
-            let idle = seen.history.still_for(&cpu_of(self.unit)).filter(|idle| is_bad && *idle >= IDLE_LIMIT);
-            say(
-                self.idle,
-                match idle {
-                    Some(idle) => Outcome::Bad(format!("process {} used no CPU for {} s", process.pid, idle.as_secs())),
-                    None => Outcome::Good,
-                },
-            );
         }
+        let Some(answer) = answer else { return };
+        let (listens, answers) = self.answer_outcomes(seen, answer);
+        say(self.refused, listens);
+        say(self.unanswered, if is_looping { answers.clone() } else { Outcome::Good });
+        let is_bad = matches!(answers, Outcome::Bad(_));
+        if !matches!(answer.result, Err(NoAnswer::Refused(_))) {
+            say(self.silent, answers);
+        }
+        // Who answers may be idle.
+        let idle = seen.history.still_for(&cpu_of(self.unit)).filter(|idle| is_bad && *idle >= IDLE_LIMIT);
+        say(
+            self.idle,
+            match idle {
+                Some(idle) => Outcome::Bad(format!("its process used no CPU for {} s", idle.as_secs())),
+                None => Outcome::Good,
+            },
+        );
     }
 
     /// Whether somebody listens, and whether the answer was good.
@@ -130,6 +134,15 @@ fn unit_outcomes(unit: &Result<super::UnitSeen, String>) -> (Outcome, Outcome) {
             (Outcome::Good, Outcome::Bad("inactive after a good end: somebody stopped it".to_owned()))
         }
         Ok(unit) => (Outcome::Bad(format!("{} ({}), result {}", unit.active, unit.sub, unit.result)), Outcome::Good),
+    }
+}
+
+/// Whether systemd has given a unit up: it will not start it again by itself, and there is nothing to wait for.
+fn failed_outcome(unit: &Result<super::UnitSeen, String>) -> Outcome {
+    match unit {
+        Err(why) => Outcome::Unknown(why.clone()),
+        Ok(unit) if unit.active == "failed" => Outcome::Bad(format!("systemd gave it up, result {}", unit.result)),
+        Ok(_) => Outcome::Good,
     }
 }
 

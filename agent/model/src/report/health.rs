@@ -11,6 +11,8 @@ use crate::clouds::HEALTH_API_VERSION;
 use crate::config::shape::Shape::{self, Bool, Integer, List, Object, Text, Word};
 use crate::config::shape::{Field, field};
 use crate::monitor::{Class, ScheduledEvent, Scope, Subsystem, Verdict};
+use crate::repair::ledger::Phase;
+use crate::repair::{REPAIRS, TRIES, repair};
 use crate::verdict::{Condition, Current, Finding, State, SubsystemState, Suppression};
 
 /// For how long a reader may rely on a document, in seconds after the last look.
@@ -18,6 +20,10 @@ const VALID_FOR_SECONDS: u32 = 90;
 
 /// Most findings in a document, and most evidence in a finding: it stays below 16 KB whatever happens.
 const MAX_FINDINGS: usize = 16;
+
+/// Most attempts of a part's repairs in a document, and longest text of how one ended, in letters.
+const MAX_ATTEMPTS: usize = 3;
+const MAX_DETAIL: usize = 200;
 
 /// Which node this is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -94,7 +100,18 @@ struct VerdictSeen {
     replace_after: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<Next>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repair: Option<RepairSeen>,
     summary: String,
+}
+
+/// The repair that the verdict waits for.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct RepairSeen {
+    action: String,
+    attempt: usize,
+    of: usize,
+    deadline: Timestamp,
 }
 
 /// What the verdict would become, and when, if nothing changed.
@@ -112,6 +129,37 @@ struct SubsystemSeen {
     state: SubsystemState,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     findings: Vec<FindingSeen>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    repairs: Vec<AttemptSeen>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    budgets: Vec<BudgetSeen>,
+}
+
+/// One attempt of a repair.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AttemptSeen {
+    id: u64,
+    action: String,
+    target: &'static str,
+    reason: String,
+    started_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished_at: Option<Timestamp>,
+    result: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    detail: String,
+}
+
+/// What is left of a repair's budget.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BudgetSeen {
+    action: String,
+    remaining: usize,
+    window_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resets_at: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -149,11 +197,13 @@ impl NodeHealth {
             Subsystem::ALL.into_iter().map(|name| (name, state.subsystem(name, &findings))).collect();
         let verdict = verdict_seen(state.current(), findings.first());
         findings.truncate(MAX_FINDINGS);
-        let subsystems = subsystem_state.into_iter().map(|(name, state)| SubsystemSeen {
+        let subsystems = subsystem_state.into_iter().map(|(name, how)| SubsystemSeen {
             name,
             required: name.is_required(),
-            state,
+            state: how,
             findings: findings.iter().filter(|finding| finding.fault.subsystem == name).map(finding_seen).collect(),
+            repairs: attempts_seen(state, name),
+            budgets: budgets_seen(state, name),
         });
         Self {
             api_version: HEALTH_API_VERSION,
@@ -178,9 +228,51 @@ impl NodeHealth {
     }
 }
 
+/// The newest attempts of a part's repairs within a day, the oldest of them first.
+fn attempts_seen(state: &State, subsystem: Subsystem) -> Vec<AttemptSeen> {
+    let of_it = state.repairs().filter_map(|attempt| {
+        let row = repair(&attempt.repair).filter(|row| row.subsystem == subsystem)?;
+        let (result, finished_at, detail) = match &attempt.ended {
+            Some(ended) => (format!("{:?}", ended.outcome), Some(ended.at), ended.detail.clone()),
+            None if state.repair_phase() == Some(Phase::Verifying) => ("Verifying".to_owned(), None, String::new()),
+            None => ("Running".to_owned(), None, String::new()),
+        };
+        Some(AttemptSeen {
+            id: attempt.id,
+            action: attempt.repair.clone(),
+            target: row.act.unit(),
+            reason: attempt.reason.clone(),
+            started_at: attempt.at,
+            finished_at,
+            result,
+            detail: detail.chars().take(MAX_DETAIL).collect(),
+        })
+    });
+    let mut all: Vec<_> = of_it.collect();
+    all.drain(..all.len().saturating_sub(MAX_ATTEMPTS));
+    all
+}
+
+fn budgets_seen(state: &State, subsystem: Subsystem) -> Vec<BudgetSeen> {
+    let used = REPAIRS.iter().filter(|row| row.subsystem == subsystem).filter_map(|row| state.ledger.budget(row));
+    let seen = used.map(|budget| BudgetSeen {
+        action: budget.repair,
+        remaining: budget.remaining,
+        window_seconds: budget.window.as_secs(),
+        resets_at: budget.resets_at,
+    });
+    seen.collect()
+}
+
 fn verdict_seen(current: &Current, worst: Option<&Finding>) -> VerdictSeen {
     let worst = worst.filter(|worst| Some(worst.fault.reason) == current.reason.as_deref());
     let next = worst.and_then(|worst| worst.next).map(|(state, by)| Next { state, by });
+    let repair = worst.and_then(|worst| worst.repair.as_ref()).map(|repair| RepairSeen {
+        action: repair.repair.clone(),
+        attempt: repair.attempt,
+        of: TRIES,
+        deadline: repair.deadline,
+    });
     VerdictSeen {
         state: current.state,
         since: current.since,
@@ -190,6 +282,7 @@ fn verdict_seen(current: &Current, worst: Option<&Finding>) -> VerdictSeen {
         confidence_percent: worst.map(|worst| worst.confidence),
         replace_after: current.replace_after,
         next,
+        repair,
         summary: summary(current, worst),
     }
 }
@@ -251,16 +344,49 @@ const FINDING: &[Field] = &[
     field("evidence", List(&Object(EVIDENCE)), "What was seen.").required(),
 ];
 
+const ATTEMPT: &[Field] = &[
+    field("id", COUNT, "Grows with every attempt on this node.").required(),
+    field("action", Text, "The repair; `nap-agent explain ACTION` tells what it does.").required(),
+    field("target", Text, "What it was done to.").required(),
+    field("reason", Text, "The fault that it is for.").required(),
+    field("startedAt", Text, "When; RFC 3339.").required(),
+    field("finishedAt", Text, "When it was known whether it helped; absent before; RFC 3339."),
+    field(
+        "result",
+        Word(&["Running", "Verifying", "Succeeded", "ChangedNothing", "Failed", "Interrupted"]),
+        "Running and Verifying are not over.",
+    )
+    .required(),
+    field("detail", Text, "Why it did not succeed."),
+];
+
+const BUDGET: &[Field] = &[
+    field("action", Text, "The repair.").required(),
+    field("remaining", COUNT, "Attempts left now.").required(),
+    field("windowSeconds", COUNT, "In a window of this length.").required(),
+    field("resetsAt", Text, "When the oldest attempt leaves the window; RFC 3339."),
+];
+
 const SUBSYSTEM: &[Field] = &[
     field("name", SUBSYSTEMS, "The part of the node.").required(),
     field("required", Bool, "Whether the node cannot do without it.").required(),
     field("state", Word(&["Ok", "Impaired", "Failed", "Unknown"]), "How it does.").required(),
     field("findings", List(&Object(FINDING)), "Faults, the worst first."),
+    field("repairs", List(&Object(ATTEMPT)), "The newest attempts of a day, the oldest of them first."),
+    field("budgets", List(&Object(BUDGET)), "What is left of the budgets that were used within a day."),
 ];
 
 const NEXT: &[Field] = &[
     field("state", VERDICTS, "What the verdict would become.").required(),
     field("by", Text, "When; RFC 3339.").required(),
+];
+
+const REPAIR: &[Field] = &[
+    field("action", Text, "The repair that is made, or was and will be again.").required(),
+    field("attempt", COUNT, "Which attempt of it this is.").required(),
+    field("of", COUNT, "After so many that changed nothing the next repair is tried.").required(),
+    field("deadline", Text, "By then it has helped, or the verdict changes, or another attempt begins; RFC 3339.")
+        .required(),
 ];
 
 const VERDICT: &[Field] = &[
@@ -271,7 +397,8 @@ const VERDICT: &[Field] = &[
     field("scope", SCOPES, "Whose that is."),
     field("confidencePercent", PERCENT, "How sure."),
     field("replaceAfter", Text, "From this time on the node should be replaced; RFC 3339."),
-    field("next", Object(NEXT), "What comes if nothing changes."),
+    field("next", Object(NEXT), "What comes if nothing changes, and with a repair under way: if nothing helps."),
+    field("repair", Object(REPAIR), "What is being done about it."),
     field("summary", Text, "For people.").required(),
 ];
 

@@ -11,11 +11,14 @@
 //! 4. **Proof.** A verdict worse than `Degraded` needs a signal that cannot err, or two of different classes, for as long as the fault's
 //!    row says, on a machine calm enough to measure. Faults of the world and of nobody stay `Degraded` for ever.
 //! 5. **Causes.** A fault that another explains is its consequence: it adds nothing, and its time starts when the cause is gone.
-//! 6. **Reboot.** What a reboot was to mend and did not, within a day, needs replacement.
+//! 6. **Repairs.** While one is made against a fault, or cools down, the fault asks for `Repairing`; for more only when its ladder is
+//!    spent ([`crate::repair`]).
+//! 7. **Reboot.** What a reboot was to mend and did not, within a day, needs replacement.
 //!
 //! The state is plain data. The host keeps it on disk, so a restart of ours changes neither a time nor a verdict.
 
 mod conditions;
+mod repairs;
 #[cfg(test)]
 mod tests;
 
@@ -26,11 +29,14 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use conditions::{Condition, ConditionStatus};
+pub use repairs::Order;
 
 use crate::monitor::{
     self, BootSeen, Class, Fault, History, Observed, Outcome, Reading, ScheduledEvent, Scope, Seen, Signal, Subsystem,
-    Tick, Verdict,
+    Tick, UnitSeen, Verdict,
 };
+use crate::repair::ledger::Progress;
+use crate::repair::{Ledger, Policy, Repair, Standing, millis, standing};
 
 /// Most time that one sweep can add: sweeps come each second, and a late one does not make a fault older by its lateness.
 const MAX_STEP: Duration = Duration::from_secs(5);
@@ -81,6 +87,7 @@ pub const CANNOT_MEASURE: &str = "CannotMeasure";
 
 /// Everything that is known over time. Kept on disk by the host.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct State {
     boot_id: String,
     /// Boots of this machine that we saw.
@@ -101,6 +108,11 @@ pub struct State {
     pub(crate) events: Vec<ScheduledEvent>,
     rebooted_for: Vec<(String, Timestamp)>,
     conditions: BTreeMap<String, (ConditionStatus, Timestamp)>,
+    policy: Policy,
+    pub(crate) ledger: Ledger,
+    is_strained: bool,
+    units: BTreeMap<String, UnitSeen>,
+    writes: BTreeMap<String, repairs::Write>,
     told: Told,
 }
 
@@ -204,6 +216,7 @@ struct Told {
     unknown: Vec<Subsystem>,
     suppressed: Option<Suppression>,
     events: Vec<ScheduledEvent>,
+    repairs: repairs::Told,
 }
 
 /// One fault that is there.
@@ -225,6 +238,8 @@ pub struct Finding {
     pub confidence: u8,
     /// It is gone and held because it came too often.
     pub is_held: bool,
+    /// The repair that is made against it, or cools down.
+    pub repair: Option<Progress>,
     /// What was seen.
     pub evidence: Vec<Evidence>,
 }
@@ -258,7 +273,9 @@ pub enum SubsystemState {
 impl State {
     /// Goes on after a start of ours: in the same boot of the machine where the last one stopped, in another one from the beginning.
     pub fn resume(mut self, boot_id: &str, tick: Tick) -> Self {
-        if self.boot_id == boot_id {
+        let is_same_boot = self.boot_id == boot_id;
+        self.ledger.resume(is_same_boot, tick.since_boot, tick.wall);
+        if is_same_boot {
             self.last = Some((tick.since_boot, tick.wall));
             return self;
         }
@@ -277,6 +294,8 @@ impl State {
             last: Some((tick.since_boot, tick.wall)),
             current: Current { since: tick.wall, ..Current::default() },
             changed_at: tick.wall,
+            policy: self.policy,
+            ledger: self.ledger,
             ..Self::default()
         }
     }
@@ -304,6 +323,7 @@ impl State {
         }
         self.drop_stale();
         self.judge(tick.wall, is_strained);
+        self.follow_repairs(observed, is_strained);
         let findings = self.findings();
         self.conclude(&findings, tick.wall);
         self.move_conditions(&findings, tick.wall);
@@ -437,10 +457,18 @@ impl State {
     fn finding(&self, state: &FaultState) -> Option<Finding> {
         let fault = monitor::fault(&state.reason)?;
         let since = state.since?;
-        let level = if state.is_escalated { self.worst(fault) } else { Verdict::Degraded };
-        let may_escalate = fault.worst > Verdict::Degraded && fault.scope == Scope::Local && !state.is_escalated;
-        let persist = SignedDuration::try_from(fault.persist).unwrap_or(SignedDuration::MAX);
-        let next = state.proven_at.filter(|_| may_escalate).map(|at| (self.worst(fault), at + persist));
+        let standing = standing(&self.policy, &self.ledger, &state.reason, &state.target);
+        let level = match standing {
+            // That is a fact, whatever it was begun on; that its signals clear one by one is what was hoped for.
+            Standing::UnderWay => Verdict::Repairing,
+            Standing::CoolingDown(..) if self.is_being_repaired(state) => Verdict::Repairing,
+            Standing::Next(row) if self.is_being_repaired(state) && self.goes_on(row, state) => Verdict::Repairing,
+            Standing::NoRepair | Standing::Spent if state.is_escalated => self.worst(fault),
+            _ => Verdict::Degraded,
+        };
+        let repair = Some(fault.reason).filter(|_| level == Verdict::Repairing);
+        let repair = repair.and_then(|reason| self.ledger.progress(&self.policy, reason, &state.target));
+        let next = self.next(state, fault, level, standing, repair.as_ref());
         let evidence = monitor::signals().filter(|signal| std::ptr::eq(signal.fault, fault)).filter_map(|signal| {
             let seen = state.signals.get(signal.name).filter(|seen| seen.is_active)?;
             Some(Evidence {
@@ -459,8 +487,38 @@ impl State {
             caused_by: state.cause.clone(),
             confidence: state.confidence,
             is_held: !state.is_active(),
+            repair,
             evidence: evidence.collect(),
         })
+    }
+
+    /// Whether the next attempt is only a matter of time: the fault is proven, or one on suspicion was made.
+    fn is_being_repaired(&self, state: &FaultState) -> bool {
+        state.cause.is_none() && (state.proven_ms.is_some() || self.ledger.was_tried(&state.reason, &state.target))
+    }
+
+    fn goes_on(&self, row: &Repair, state: &FaultState) -> bool {
+        self.ledger.goes_on_until(row, &state.reason, &state.target).is_some()
+    }
+
+    /// What a fault would ask for, and when, if nothing changed; nothing while it waits for a repair that can be made.
+    fn next(
+        &self,
+        state: &FaultState,
+        fault: &Fault,
+        level: Verdict,
+        standing: Standing,
+        repair: Option<&Progress>,
+    ) -> Option<(Verdict, Timestamp)> {
+        let worst = self.worst(fault);
+        let may_escalate = fault.worst > Verdict::Degraded && fault.scope == Scope::Local && level < worst;
+        let persist = SignedDuration::try_from(fault.persist).unwrap_or(SignedDuration::MAX);
+        let by = state.proven_at.filter(|_| may_escalate)? + persist;
+        match (standing, repair) {
+            (_, Some(repair)) => Some((worst, by.max(repair.spent_by))),
+            (Standing::NoRepair | Standing::Spent, None) => Some((worst, by)),
+            (Standing::UnderWay | Standing::CoolingDown(..) | Standing::Next(_), None) => None,
+        }
     }
 
     /// The worst that a fault can lead to here: a reboot that did not help is not asked for again.
@@ -540,6 +598,7 @@ impl State {
                 .collect(),
             suppressed: self.suppressed.clone(),
             events: self.events.clone(),
+            repairs: self.repairs_told(),
         };
         let has_changed = told != self.told;
         if has_changed {
@@ -626,6 +685,21 @@ impl FaultState {
         self.entered_ms.back().is_some_and(|at| now - at < FLAP_WINDOW_MS)
     }
 
+    /// Whether its signals are bad at this moment, as sure as it is.
+    fn is_bad_now(&self) -> bool {
+        if self.proven_ms.is_none() {
+            return self.signals.values().any(|state| state.is_active && state.good_run == 0);
+        }
+        let mut classes = BTreeSet::new();
+        let bad = monitor::signals()
+            .filter(|signal| signal.fault.reason == self.reason)
+            .filter(|signal| self.signals.get(signal.name).is_some_and(|state| state.is_active && state.good_run == 0));
+        bad.fold(false, |is_sure, signal| {
+            classes.insert(signal.class);
+            is_sure || signal.is_authoritative || classes.len() > 1
+        })
+    }
+
     fn enter_or_leave(&mut self, now: u64, wall: Timestamp) {
         if self.is_active() {
             if self.since.is_none() || self.held_until_ms.is_some() {
@@ -685,10 +759,6 @@ impl FaultState {
             && proven_for >= millis(row.persist)
             && self.confidence >= LEAST_CONFIDENCE;
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Longest text of evidence, in bytes.

@@ -8,6 +8,8 @@ use crate::monitor::{
 };
 use crate::report::{AgentSeen, Identity, NodeHealth};
 
+mod repairs;
+
 const BOOT: &str = "boot-1";
 
 /// A node, its clock, and what a host would look at.
@@ -101,10 +103,15 @@ fn healthy() -> Observed {
 }
 
 impl Node {
-    /// One that has been healthy for a while.
+    /// One that has been healthy for a while, and repairs nothing.
     fn new() -> Self {
+        Self::with(Policy::observe_only())
+    }
+
+    fn with(policy: Policy) -> Self {
         let tick = Tick { since_boot: Duration::from_secs(30), wall: start(), late: Duration::ZERO };
-        let state = State::default().resume(BOOT, tick);
+        let mut state = State::default().resume(BOOT, tick);
+        state.allow(policy);
         let mut node = Self { state, tick, seen: healthy() };
         node.run(300);
         assert_eq!(node.state.current.state, Verdict::Healthy, "{:?}", node.state.current);
@@ -164,6 +171,20 @@ fn a_fault_is_degraded_soon_and_worse_only_after_its_time() {
     node.run(550);
     assert_eq!(node.verdict(), (Verdict::Degraded, Some("ContainerdUnresponsive")));
     node.run(60);
+    assert_eq!(node.verdict(), (Verdict::NeedsReplacement, Some("ContainerdUnresponsive")));
+}
+
+#[test]
+fn a_hung_service_is_proven_also_when_its_late_answer_comes_in_another_sweep_than_its_state() {
+    let mut node = Node::new();
+    node.hang_containerd();
+    let (answer, processes) = (node.seen.runtime.take(), std::mem::take(&mut node.seen.processes));
+    for second in 0..700 {
+        // As the host sees it: units each ten seconds, and an answer that took five.
+        node.seen.processes = if second % 10 == 0 { processes.clone() } else { BTreeMap::new() };
+        node.seen.runtime = answer.clone().filter(|_| second % 10 == 5);
+        node.run(1);
+    }
     assert_eq!(node.verdict(), (Verdict::NeedsReplacement, Some("ContainerdUnresponsive")));
 }
 
@@ -337,6 +358,8 @@ fn a_preemption_counts_at_once_also_when_nothing_else_does() {
 fn i9_what_cannot_be_measured_is_not_unhealthy() {
     let mut node = Node::new();
     node.seen.units = node.seen.units.keys().map(|name| (name.clone(), Err("no answer".to_owned()))).collect();
+    // A process is looked at with its unit, or not at all.
+    node.seen.processes.clear();
     node.seen.kubelet = None;
     node.seen.runtime = None;
     node.seen.runtime_conditions = None;
@@ -592,8 +615,8 @@ fn noisy(seen: &mut Observed, dice: &mut impl FnMut(u32) -> bool) {
     }
 }
 
-/// So many nodes for so many hours; each sweep stands for ten seconds. None may ever be worse than degraded.
-fn a_time_of_noise(nodes: u64, hours: u64) {
+/// So many nodes for so many hours; each sweep stands for ten seconds. None may ever be worse than degraded, or be repaired.
+fn a_time_of_noise(policy: &Policy, nodes: u64, hours: u64) {
     for number in 0..nodes {
         let mut random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut next = move || {
@@ -602,7 +625,7 @@ fn a_time_of_noise(nodes: u64, hours: u64) {
             random ^= random << 17;
             random
         };
-        let mut node = Node::new();
+        let mut node = Node::with(policy.clone());
         for sweep in 0..hours * 360 {
             let mut dice = |one_in: u32| next().is_multiple_of(u64::from(one_in));
             noisy(&mut node.seen, &mut dice);
@@ -615,15 +638,23 @@ fn a_time_of_noise(nodes: u64, hours: u64) {
             node.advance(Duration::from_secs(10));
             let worst = node.state.current.state;
             assert!(worst <= Verdict::Degraded, "node {number}, sweep {sweep}: {:?}", node.state.findings());
+            let is_done = |one: &crate::repair::Proposal| matches!(one.what, crate::repair::Proposed::Do(_));
+            assert!(
+                !node.state.decide().iter().any(is_done),
+                "node {number}, sweep {sweep}: {:?}",
+                node.state.findings()
+            );
         }
     }
 }
 
 #[test]
-fn noise_never_destroys_a_node() {
+fn noise_never_destroys_or_repairs_a_node() {
     // Built with NAP_NOISE_NODES=1000 NAP_NOISE_HOURS=8760 this is a year of a big cluster, and takes days.
     let of = |setting: Option<&str>, short: u64| setting.map_or(short, |text| text.parse().unwrap());
-    a_time_of_noise(of(option_env!("NAP_NOISE_NODES"), 2), of(option_env!("NAP_NOISE_HOURS"), 24));
+    for policy in [Policy::observe_only(), Policy::default()] {
+        a_time_of_noise(&policy, of(option_env!("NAP_NOISE_NODES"), 2), of(option_env!("NAP_NOISE_HOURS"), 24));
+    }
 }
 
 /// What may happen to a node between two looks of a test.

@@ -57,11 +57,12 @@ async fn main() -> ExitCode {
         }
         Err(error) => return fail(&error),
     };
-    let ended = match signal(SignalKind::terminate()) {
-        Ok(ended) => ended,
+    let signals = signal(SignalKind::terminate()).and_then(|ended| Ok((ended, signal(SignalKind::user_defined1())?)));
+    let (ended, dump) = match signals {
+        Ok(signals) => signals,
         Err(error) => return fail(&error.into()),
     };
-    match until(ended, run(&Root::from_env(), &config, version)).await {
+    match until(ended, dump, run(&Root::from_env(), &config, version)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
@@ -72,15 +73,22 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Runs until the signal or a failure.
+/// Runs until SIGTERM or a failure; tells its stacks, of which it has none, at SIGUSR1.
 async fn until(
     mut ended: tokio::signal::unix::Signal,
+    mut dump: tokio::signal::unix::Signal,
     work: impl Future<Output = anyhow::Result<Infallible>>,
 ) -> anyhow::Result<()> {
-    tokio::select! {
-        // Both may be dropped at any point: the process ends.
-        _ = ended.recv() => Ok(()),
-        failure = work => failure.map(|never| match never {}),
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            // The real one takes its signals from one queue: who sends both gets both.
+            biased;
+            _ = dump.recv() => log("=== BEGIN goroutine stack dump ===\n=== END goroutine stack dump ==="),
+            // Dropped at any point: the process ends.
+            _ = ended.recv() => return Ok(()),
+            failure = &mut work => return failure.map(|never| match never {}),
+        }
     }
 }
 

@@ -98,6 +98,12 @@ fn manager_call(machine: &mut Machine, member: &str, call: &Message) -> Result<M
             machine.reset_failed(&unit)?;
             reply(call, &())
         }
+        "KillUnit" => {
+            let (unit, whom, signal): (String, String, i32) = body.deserialize()?;
+            machine.note(&unit, member);
+            machine.kill(&unit, &whom, signal)?;
+            reply(call, &())
+        }
         "EnableUnitFiles" => {
             let (units, runtime, force): (Vec<String>, bool, bool) = body.deserialize()?;
             units.iter().for_each(|unit| machine.note(unit, member));

@@ -288,7 +288,11 @@ impl Machine {
         live.control = None;
         self.enter(name, Phase::StopSigterm);
         if let Some(processes) = self.processes.as_mut() {
-            left.into_iter().for_each(|id| processes.signal(id, service.stop_signal));
+            for id in left {
+                processes.signal(id, service.stop_signal);
+                // One that is stopped could not end. Source: kill_and_sigcont in systemd's src/basic/process-util.c.
+                processes.signal(id, Signal::SIGCONT);
+            }
         }
         if let Some(timeout) = service.stop_timeout {
             self.set_timer(name, timeout, Timer::StopTimeout);

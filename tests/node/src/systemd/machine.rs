@@ -248,6 +248,20 @@ impl Machine {
         Ok(())
     }
 
+    /// Sends a signal to a unit's main process alone.
+    pub(crate) fn kill(&mut self, name: &str, whom: &str, signal: i32) -> Result<(), BusError> {
+        let invalid = |text: String| BusError::new("org.freedesktop.DBus.Error.InvalidArgs", text);
+        if whom != "main" {
+            return Err(invalid(format!("Whom {whom} invalid: this stand-in knows only main")));
+        }
+        let signal = signal.try_into().map_err(|_| invalid("Signal number out of range.".to_owned()))?;
+        let live = self.units.get(name).ok_or_else(|| BusError::not_loaded(name))?;
+        let nobody = || BusError::new("org.freedesktop.systemd1.NoSuchProcess", "No main process to kill".to_owned());
+        let main = live.main.ok_or_else(nobody)?;
+        self.processes.as_mut().ok_or_else(nobody)?.signal_leader(main, signal);
+        Ok(())
+    }
+
     /// `UnitFileState` of a unit that may have no file.
     pub(crate) fn unit_file_state(&self, name: &str) -> Option<&'static str> {
         install::state(&self.root, name)

@@ -4,7 +4,7 @@ use super::events::Event;
 use super::search::Root;
 use super::service::{Command, End, Kind, Service};
 use super::words::{self, Environment};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use std::collections::HashMap;
 use std::fs::File;
@@ -132,6 +132,13 @@ impl Processes {
         if let Some(running) = self.running.get(&id) {
             // The group is ours until its leader was reaped, which `forget` records; it may just have ended.
             let _ = killpg(running.group, signal);
+        }
+    }
+
+    /// Sends a signal to a process we started, and to nothing that it started.
+    pub(crate) fn signal_leader(&mut self, id: ProcessId, signal: Signal) {
+        if let Some(running) = self.running.get(&id) {
+            let _ = kill(running.group, signal); // as above
         }
     }
 

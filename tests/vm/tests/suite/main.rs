@@ -15,6 +15,7 @@ mod node_boots;
 mod node_settings;
 mod package_boots;
 mod real_cluster;
+mod repairs;
 mod resets;
 mod rig;
 mod secrets;

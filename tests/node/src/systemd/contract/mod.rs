@@ -71,6 +71,8 @@ pub async fn run(setup: &Setup, mut tell: impl FnMut(Finding)) {
         services::a_notify_service_is_started_when_it_says_so,
         services::a_notify_service_that_ends_unready_broke_the_protocol,
         services::an_exit_on_sigterm_fails_unless_its_status_is_allowed,
+        services::a_stopped_process_ends_when_its_unit_is_stopped,
+        services::a_signal_reaches_the_main_process,
         services::a_failing_pre_command_keeps_the_service_from_running,
         services::a_missing_environment_file_is_a_lack_of_resources,
         services::stopping_a_requirement_stops_what_needs_it,

@@ -6,6 +6,10 @@ use zbus::zvariant::OwnedObjectPath;
 
 const SLEEP: &str = "[Service]\nExecStart=/bin/sleep 1000\n";
 
+/// Source: signal(7), on amd64 and arm64.
+const SIGUSR1: i32 = 10;
+const SIGSTOP: i32 = 19;
+
 pub(super) async fn a_service_starts_and_stops(bench: &mut Bench) -> Result<(), CheckError> {
     let unit = bench.unit("runs.service", SLEEP).await?;
     for _ in 0..2 {
@@ -151,6 +155,27 @@ pub(super) async fn an_exit_on_sigterm_fails_unless_its_status_is_allowed(bench:
         same(name, bench.client.state(&unit).await?.as_str(), state)?;
     }
     Ok(())
+}
+
+pub(super) async fn a_stopped_process_ends_when_its_unit_is_stopped(bench: &mut Bench) -> Result<(), CheckError> {
+    let unit = bench.unit("halted.service", SLEEP).await?;
+    same("start", bench.client.job("StartUnit", &unit).await?.as_str(), "done")?;
+    bench.client.call::<_, ()>("KillUnit", &(unit.as_str(), "main", SIGSTOP)).await?;
+    same("stop", bench.client.job("StopUnit", &unit).await?.as_str(), "done")?;
+    same("state", bench.client.state(&unit).await?.as_str(), "inactive/dead")
+}
+
+pub(super) async fn a_signal_reaches_the_main_process(bench: &mut Bench) -> Result<(), CheckError> {
+    let script = "trap \"touch SCRATCH/told\" USR1; systemd-notify --ready; while true; do sleep 0.05; done";
+    let text = format!("[Service]\nType=notify\nNotifyAccess=all\nExecStart=/bin/sh -c '{script}'\n");
+    let unit = bench.unit("told.service", &text).await?;
+    same("start", bench.client.job("StartUnit", &unit).await?.as_str(), "done")?;
+    bench.client.call::<_, ()>("KillUnit", &(unit.as_str(), "main", SIGUSR1)).await?;
+    let start = std::time::Instant::now();
+    while bench.scratch("told").is_err() && start.elapsed() < bench.setup.deadline {
+        same("state", bench.client.state(&unit).await?.as_str(), "active/running")?;
+    }
+    bench.scratch("told").map(drop)
 }
 
 pub(super) async fn a_failing_pre_command_keeps_the_service_from_running(bench: &mut Bench) -> Result<(), CheckError> {

@@ -1,0 +1,222 @@
+//! Makes repairs, and keeps their journal: every attempt is on disk before it begins, and again with its end.
+//!
+//! The journal is apart from that of steps: budgets rest on it, so it is never turned over, only shortened to what still counts.
+
+use std::io::Write;
+use std::time::Duration;
+
+use nap_model::plan::AbsPath;
+use nap_model::repair::{Act, Attempt};
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use crate::alone::{self, Alone};
+use crate::chain;
+use crate::root::{FileError, Root};
+use crate::units::Units;
+
+/// Where the journal lies.
+pub const JOURNAL: &str = "/var/lib/nap-agent/repairs.jsonl";
+
+/// Size above which it is shortened at a start, in bytes, and to how many attempts.
+const MAX_BYTES: usize = 256 * 1024;
+const KEPT_ATTEMPTS: usize = 100;
+
+/// How long a boot or the guard may keep a repair waiting: a look of the guard takes moments.
+const WAIT_FOR_OTHERS: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Every attempt in the journal, each as it was last written; the oldest first. What a crash cut is left out.
+///
+/// # Errors
+/// When the journal is there and cannot be read. Then nothing may be repaired: how much was is not known.
+pub fn read_journal(root: &Root) -> Result<Vec<Attempt>, FileError> {
+    Ok(attempts(&root.read(JOURNAL)?.unwrap_or_default()))
+}
+
+fn attempts(bytes: &[u8]) -> Vec<Attempt> {
+    let mut attempts: Vec<Attempt> = Vec::new();
+    for attempt in bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Attempt>(line).ok()) {
+        attempts.retain(|known| known.id != attempt.id);
+        attempts.push(attempt);
+    }
+    attempts.sort_by_key(|attempt| attempt.id);
+    attempts
+}
+
+/// Shortens the journal when it has grown: years of a node that is repaired each day.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn shorten_journal(root: &Root) -> Result<(), FileError> {
+    let bytes = root.read(JOURNAL)?.unwrap_or_default();
+    if bytes.len() <= MAX_BYTES {
+        return Ok(());
+    }
+    let attempts = attempts(&bytes);
+    let kept: Vec<u8> = attempts[attempts.len().saturating_sub(KEPT_ATTEMPTS)..].iter().flat_map(line).collect();
+    root.write(&AbsPath::literal(JOURNAL), &kept, 0o600)
+}
+
+fn line(attempt: &Attempt) -> Vec<u8> {
+    let mut line = serde_json::to_vec(attempt).expect("an attempt has only texts and numbers");
+    line.push(b'\n');
+    line
+}
+
+/// Appends an attempt; it is on the disk when this returns.
+///
+/// # Errors
+/// When it cannot be written; then it may not be begun either.
+pub fn record(root: &Root, attempt: &Attempt) -> Result<(), FileError> {
+    let text = match root.read(JOURNAL)? {
+        None => {
+            root.write(&AbsPath::literal(JOURNAL), b"", 0o600)?;
+            line(attempt)
+        }
+        // A crash cut the last line; this one must not be glued to it.
+        Some(bytes) if bytes.last().is_some_and(|byte| *byte != b'\n') => [b"\n".to_vec(), line(attempt)].concat(),
+        Some(_) => line(attempt),
+    };
+    let mut file = root.open_for_writing(JOURNAL, OFlag::O_APPEND)?;
+    let written = file.write_all(&text).and_then(|()| file.sync_data());
+    written.map_err(|source| FileError { action: "append to", path: JOURNAL.to_owned(), source })
+}
+
+/// Why a repair is not begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotBegun {
+    /// It is somebody else's turn: a boot's, the guard's, an administrator's, systemd's.
+    Refused(String),
+    /// It cannot be done.
+    CannotBegin(String),
+}
+
+/// A repair that may be made now. While it is held, neither a boot nor the guard changes anything.
+#[derive(Debug)]
+pub struct Ready {
+    units: Units,
+    _alone: Alone,
+}
+
+/// Looks whether a repair may be made now.
+///
+/// # Errors
+/// When not.
+pub async fn prepare(root: &Root, act: Act) -> Result<Ready, NotBegun> {
+    let alone = wait_for_others(root).await?;
+    let unit = act.unit();
+    let looked = async {
+        let units = Units::connect(root).await?;
+        let status = units.status(unit).await?;
+        Ok::<_, crate::units::UnitError>((units, status))
+    };
+    let (units, status) = looked.await.map_err(|error| NotBegun::CannotBegin(chain(&error)))?;
+    // What was seen a few seconds ago may have changed: an administrator's word is asked for at the last moment.
+    if status.is_stopped_on_purpose() {
+        return Err(NotBegun::Refused(format!("{unit} was stopped on purpose")));
+    }
+    if status.active == "deactivating" {
+        return Err(NotBegun::Refused(format!("{unit} is being stopped")));
+    }
+    Ok(Ready { units, _alone: alone })
+}
+
+async fn wait_for_others(root: &Root) -> Result<Alone, NotBegun> {
+    let start = Instant::now();
+    loop {
+        match alone::now(root) {
+            Ok(Some(alone)) => return Ok(alone),
+            Ok(None) if start.elapsed() > WAIT_FOR_OTHERS => {
+                return Err(NotBegun::Refused("a boot or the guard is changing the machine".to_owned()));
+            }
+            Ok(None) => sleep(LOOK_EVERY).await,
+            Err(error) => return Err(NotBegun::CannotBegin(chain(&error))),
+        }
+    }
+}
+
+impl Ready {
+    /// Does it.
+    ///
+    /// # Errors
+    /// When it cannot be done within `limit`; why.
+    pub async fn act(self, act: Act, limit: Duration) -> Result<(), String> {
+        let unit = act.unit();
+        match act {
+            Act::Restart(_) => {}
+            // Its handler writes them before the one of the SIGTERM that follows: one queue, in order. A process that is stopped does
+            // both when systemd lets it go on. Source: handleSignals and dumpStacks in cmd/containerd of containerd.
+            Act::DumpStacksAndRestart(_) => match self.units.signal_main(unit, Signal::SIGUSR1).await {
+                Ok(()) => info!(unit, "told to write its stacks to its log"),
+                Err(error) => warn!(unit, error = chain(&error), "no stacks; restarting it without"),
+            },
+        }
+        self.units.revive(unit, limit).await.map_err(|error| chain(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use nap_model::repair::{Ended, Outcome};
+
+    use super::*;
+
+    fn attempt(id: u64, ended: Option<Outcome>) -> Attempt {
+        Attempt {
+            id,
+            repair: "RestartKubelet".to_owned(),
+            reason: "KubeletDown".to_owned(),
+            target: String::new(),
+            boot_id: "b".to_owned(),
+            at: Timestamp::UNIX_EPOCH,
+            up_ms: 1,
+            at_ms: 1,
+            evidence: vec!["unit.state: failed".to_owned()],
+            ended: ended.map(|outcome| Ended { at: Timestamp::UNIX_EPOCH, at_ms: 2, outcome, detail: String::new() }),
+        }
+    }
+
+    #[test]
+    fn the_journal_has_every_attempt_as_it_was_last_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(directory.path()).unwrap();
+        assert_eq!(read_journal(&root).unwrap(), []);
+        for attempt in [attempt(1, None), attempt(1, Some(Outcome::Failed)), attempt(2, None)] {
+            record(&root, &attempt).unwrap();
+        }
+        let path = directory.path().join("var/lib/nap-agent/repairs.jsonl");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.extend(b"\0\0\n{\"id\":3,\"repair\":\"\xc3"); // what a power cut leaves
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(read_journal(&root).unwrap(), [attempt(1, Some(Outcome::Failed)), attempt(2, None)]);
+        record(&root, &attempt(2, Some(Outcome::Succeeded))).unwrap();
+        let known = [attempt(1, Some(Outcome::Failed)), attempt(2, Some(Outcome::Succeeded))];
+        assert_eq!(read_journal(&root).unwrap(), known);
+    }
+
+    #[test]
+    fn a_journal_that_has_grown_keeps_the_newest() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(directory.path()).unwrap();
+        for id in 1..=1200 {
+            record(&root, &attempt(id, Some(Outcome::Succeeded))).unwrap();
+        }
+        shorten_journal(&root).unwrap();
+        let ids: Vec<_> = read_journal(&root).unwrap().iter().map(|attempt| attempt.id).collect();
+        assert_eq!(ids, (1101..=1200).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn nobody_is_repaired_while_a_boot_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(directory.path()).unwrap();
+        let _boot = alone::now(&root).unwrap().unwrap();
+        tokio::time::pause();
+        let refused = prepare(&root, Act::Restart("kubelet.service")).await.unwrap_err();
+        assert_eq!(refused, NotBegun::Refused("a boot or the guard is changing the machine".to_owned()));
+    }
+}

@@ -1,0 +1,137 @@
+//! What the people who own the node allow: `/etc/nap-agent/nap-agent.toml`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{REPAIRS, Repair, Risk, repair};
+
+/// Which repairs may be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Policy {
+    /// Nothing is done, whatever else is said.
+    pub observe_only: bool,
+    /// Nothing that costs more is done.
+    pub maximum_risk: Risk,
+    /// Repairs that were switched on or off, by name.
+    pub switches: BTreeMap<String, bool>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { observe_only: false, maximum_risk: Risk::Medium, switches: BTreeMap::new() }
+    }
+}
+
+/// Why a policy cannot be read.
+#[derive(Debug, Error)]
+pub enum PolicyError {
+    /// It is no TOML of the expected shape.
+    #[error("not a policy: {0}")]
+    Shape(String),
+    /// A repair that does not exist.
+    #[error(
+        "repairs.switches.{name}: there is no such repair; want one of {}",
+        REPAIRS.iter().map(|row| row.name).collect::<Vec<_>>().join(", ")
+    )]
+    NoSuchRepair {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    repairs: Repairs,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Repairs {
+    #[serde(default)]
+    observe_only: bool,
+    maximum_risk: Option<Risk>,
+    #[serde(default)]
+    switches: BTreeMap<String, bool>,
+}
+
+impl Policy {
+    /// Where it lies.
+    pub const PATH: &str = "/etc/nap-agent/nap-agent.toml";
+
+    /// Nothing is allowed.
+    pub fn observe_only() -> Self {
+        Self { observe_only: true, ..Self::default() }
+    }
+
+    /// Reads the file. Stricter than custom data, which a newer provisioner may have written: a mistake here would allow what its author
+    /// meant to forbid.
+    ///
+    /// # Errors
+    /// When there is anything in it that is not understood.
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        let File { repairs } = toml::from_str(text).map_err(|error| PolicyError::Shape(error.to_string()))?;
+        if let Some(name) = repairs.switches.keys().find(|name| repair(name).is_none_or(|row| row.name != **name)) {
+            return Err(PolicyError::NoSuchRepair { name: name.clone() });
+        }
+        let usual = Self::default();
+        Ok(Self {
+            observe_only: repairs.observe_only,
+            maximum_risk: repairs.maximum_risk.unwrap_or(usual.maximum_risk),
+            switches: repairs.switches,
+        })
+    }
+
+    /// Why a repair may not be done; nothing when it may.
+    pub(super) fn forbids(&self, row: &Repair) -> Option<String> {
+        match self.switches.get(row.name) {
+            _ if self.observe_only => Some("nap-agent only observes".to_owned()),
+            Some(false) => Some("it is switched off".to_owned()),
+            // Who switches one on by its name has said yes to its risk.
+            Some(true) => None,
+            None if row.risk > self.maximum_risk => {
+                Some(format!("its risk is {:?} and at most {:?} is allowed", row.risk, self.maximum_risk))
+            }
+            None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_is_read_whole_or_not_at_all() {
+        let text =
+            "[repairs]\nobserve-only = false\nmaximum-risk = \"low\"\n[repairs.switches]\nRestartContainerd = true\n";
+        let policy = Policy::parse(text).unwrap();
+        assert_eq!(policy.maximum_risk, Risk::Low);
+        assert!(policy.switches["RestartContainerd"]);
+        assert_eq!(Policy::parse("").unwrap(), Policy::default());
+        for wrong in [
+            "[repairs]\nobserve_only = true\n",
+            "[repair]\nobserve-only = true\n",
+            "[repairs]\nmaximum-risk = \"Low\"\n",
+            "[repairs]\nobserve-only = \"yes\"\n",
+            "[repairs.switches]\nrestartkubelet = false\n",
+        ] {
+            assert!(Policy::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn risk_and_switches_forbid_and_a_switch_is_stronger() {
+        let row = repair("RestartContainerd").unwrap();
+        let of = |text: &str| Policy::parse(text).unwrap().forbids(row).is_some();
+        assert!(!of(""));
+        assert!(of("[repairs]\nmaximum-risk = \"low\""));
+        assert!(!of("[repairs]\nmaximum-risk = \"low\"\n[repairs.switches]\nRestartContainerd = true"));
+        assert!(of("[repairs.switches]\nRestartContainerd = false"));
+        assert!(of("[repairs]\nobserve-only = true\n[repairs.switches]\nRestartContainerd = true"));
+    }
+}
