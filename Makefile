@@ -11,7 +11,7 @@ TARGET ?= carrier
 SECONDS ?= 60
 PROGRAMS := --workspace --bins
 
-.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-faults e2e-others packages vm vm-long resets fuzz guards bench bench-disks bless release clean
+.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-that-wait e2e-others packages vm vm-long resets fuzz guards bench bench-disks bless release clean
 
 demo: setup
 	$(CARGO) build --quiet $(PROGRAMS)
@@ -56,16 +56,16 @@ docs:
 unit: build
 	$(CARGO) test --workspace --exclude nap-vm --exclude nap-e2e --exclude nap-packages
 
-# The faults wait for minutes and need little of the machine meanwhile: beside the others.
+# Faults and repairs wait for minutes and need little of the machine meanwhile: beside the others.
 e2e: build
 	$(CARGO) test --package nap-e2e --no-run
-	$(MAKE) --no-print-directory --jobs=2 --output-sync e2e-faults e2e-others
+	$(MAKE) --no-print-directory --jobs=2 --output-sync e2e-that-wait e2e-others
 
-e2e-faults:
-	$(CARGO) test --package nap-e2e --test faults
+e2e-that-wait:
+	$(CARGO) test --package nap-e2e --test faults --test repairs
 
 e2e-others:
-	$(CARGO) test --package nap-e2e --lib --bins $(addprefix --test ,$(filter-out faults,$(basename $(notdir $(wildcard tests/e2e/tests/*.rs)))))
+	$(CARGO) test --package nap-e2e --lib --bins $(addprefix --test ,$(filter-out faults repairs,$(basename $(notdir $(wildcard tests/e2e/tests/*.rs)))))
 
 # The packages in roots of Debian 12 and 13, with the program that the other tests have. NAP_BLESS=1 make packages rewrites what they change there.
 packages: setup setup-packages

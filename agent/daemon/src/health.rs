@@ -1,4 +1,4 @@
-//! The watch over the node: sweeps each second, and at once when the kernel speaks; takes what was seen into the verdict; publishes.
+//! The watch over the node: sweeps each second, and at once when there is news; takes what was seen into the verdict; publishes.
 //!
 //! On a thread of its own with a runtime of its own. The guard may wait minutes for a disk or for systemd, and just then the verdict is
 //! wanted. Repairs that it decides on are made by another ([`crate::repairs`]). What is known is kept on disk by yet another thread, which may hang; a restart of ours goes on from there.
@@ -27,7 +27,7 @@ use crate::repairs::{Repairer, Wish};
 /// Time between two sweeps.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Least time between two sweeps when the kernel speaks.
+/// Least time between two sweeps when there is news.
 const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// What is known is kept at every change of the document, and at least so often.
@@ -67,7 +67,7 @@ async fn watch(root: Arc<Root>, imds: Arc<Imds>, health: Health, repairer: Repai
         tokio::select! {
             // Either can be taken up again.
             _ = ticks.tick() => {}
-            () = watcher.watch.kernel_spoke() => sleep_until(not_before).await,
+            () = watcher.watch.has_news() => sleep_until(not_before).await,
         }
         not_before = Instant::now() + AT_ONCE;
         let has_changed = watcher.sweep().await;
@@ -184,7 +184,7 @@ impl Keeper {
     fn start(root: &Arc<Root>) -> Self {
         let next = Arc::new(Mutex::new(Vec::new()));
         let (of_thread, root) = (Arc::clone(&next), Arc::clone(root));
-        let work = Aside::start("health-state", move || {
+        let work = Aside::start("health-state", Arc::default(), move || {
             let json = of_thread.lock().unwrap_or_else(PoisonError::into_inner).clone();
             persist::write_health(&root, &json).map_err(|error| chain(&error))
         });

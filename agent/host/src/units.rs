@@ -25,6 +25,9 @@ const PRIVATE_SOCKET: &str = "/run/systemd/private";
 /// systemd's signal that a job has ended.
 const JOB_REMOVED: &str = "JobRemoved";
 
+/// The signal that properties of an object have changed.
+const PROPERTIES_CHANGED: &str = "PropertiesChanged";
+
 /// How often a unit that has no job to wait for is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -266,11 +269,15 @@ impl Units {
     /// # Errors
     /// When its private socket is not there or does not speak D-Bus within a minute.
     pub async fn connect(root: &Root) -> Result<Self, UnitError> {
+        Self::connect_for(root, &[JOB_REMOVED]).await
+    }
+
+    async fn connect_for(root: &Root, signals: &'static [&'static str]) -> Result<Self, UnitError> {
         let path = root.outside(PRIVATE_SOCKET);
         let socket = path.display().to_string();
         let wrap =
             |source: Box<dyn std::error::Error + Send + Sync>| UnitError::Connect { socket: socket.clone(), source };
-        let connect = timeout(ANSWER_LIMIT, private_socket::connect(&path, &[JOB_REMOVED])).await;
+        let connect = timeout(ANSWER_LIMIT, private_socket::connect(&path, signals)).await;
         let connection = connect.map_err(|error| wrap(error.into()))?.map_err(|error| wrap(error.into()))?;
         Ok(Self { connection, reloads: reloads(path) })
     }
@@ -445,7 +452,7 @@ impl Units {
         answered(manager.subscribe()).await.map_err(call("watch", unit))?;
         // Listening starts before the job does, or its end could be missed. Only this signal: systemd sends many, and a full
         // queue would hold back the answer. Not by a proxy, which wants the sender's bus name, and here there is no bus.
-        let mut messages = job_signals(&self.connection).await.map_err(call("watch", unit))?;
+        let mut messages = signals(&self.connection, JOB_REMOVED).await.map_err(call("watch", unit))?;
         let job = answered(verb.of(manager, unit)).await.map_err(call(action, unit))?;
         let wait = async {
             loop {
@@ -520,6 +527,44 @@ impl Units {
     }
 }
 
+/// systemd's word that some units have changed.
+#[derive(Debug)]
+pub struct Changes {
+    messages: zbus::MessageStream,
+    paths: Vec<OwnedObjectPath>,
+}
+
+impl Changes {
+    /// Listens on a connection of its own, so that nobody else waits behind what is not heard yet.
+    ///
+    /// # Errors
+    /// When systemd cannot be asked for them.
+    pub async fn of(root: &Root, names: &[&str]) -> Result<Self, UnitError> {
+        let units = Units::connect_for(root, &[PROPERTIES_CHANGED]).await?;
+        let watch = names.first().copied().unwrap_or_default();
+        let messages = signals(&units.connection, PROPERTIES_CHANGED).await.map_err(call("watch", watch))?;
+        let manager = units.manager().await.map_err(call("watch", watch))?;
+        answered(manager.subscribe()).await.map_err(call("watch", watch))?;
+        let mut paths = Vec::new();
+        for name in names {
+            paths.push(answered(manager.load_unit(name)).await.map_err(call("find", name))?);
+        }
+        Ok(Self { messages, paths })
+    }
+
+    /// The place among the names of the next one that has changed; nothing when the connection is gone. Can be dropped at any point.
+    pub async fn next(&mut self) -> Option<usize> {
+        loop {
+            let message = next(&mut self.messages).await?;
+            let header = message.header();
+            let changed = header.path().map(|path| path.as_str());
+            if let Some(index) = self.paths.iter().position(|path| changed == Some(path.as_str())) {
+                return Some(index);
+            }
+        }
+    }
+}
+
 /// systemd's word for a unit that it has not loaded.
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
@@ -528,8 +573,8 @@ fn is_no_file(error: &str) -> bool {
     ["org.freedesktop.DBus.Error.FileNotFound", NO_SUCH_UNIT].contains(&error)
 }
 
-async fn job_signals(connection: &zbus::Connection) -> zbus::Result<zbus::MessageStream> {
-    let rule = zbus::MatchRule::builder().msg_type(zbus::message::Type::Signal).member(JOB_REMOVED)?.build();
+async fn signals(connection: &zbus::Connection, member: &'static str) -> zbus::Result<zbus::MessageStream> {
+    let rule = zbus::MatchRule::builder().msg_type(zbus::message::Type::Signal).member(member)?.build();
     zbus::MessageStream::for_match_rule(rule, connection, None).await
 }
 

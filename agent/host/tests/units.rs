@@ -7,7 +7,7 @@ use std::time::Duration;
 use nap_host::executor::{Executor, StepError, compare};
 use nap_host::journal::{self, Event, Journal};
 use nap_host::root::Root;
-use nap_host::units::{UnitError, Units};
+use nap_host::units::{Changes, UnitError, Units};
 use nap_model::plan::{AbsPath, Content, Digest, Plan, Readiness, Stage, Step, Want};
 use pretend_node::systemd::{PretendSystemd, Runner};
 
@@ -143,4 +143,17 @@ async fn without_a_systemd_there_is_an_error_that_says_where_it_was_looked_for()
         "{}",
         nap_host::chain(&error)
     );
+}
+
+#[tokio::test]
+async fn a_change_of_a_unit_is_heard() {
+    let machine = machine();
+    let mut changes = Changes::of(&machine.root, &["y.service", "x.service"]).await.unwrap();
+    let units = Units::connect(&machine.root).await.unwrap();
+    units.restart("x.service", true, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(changes.next().await, Some(1));
+    drop(machine.systemd);
+    while let Some(index) = changes.next().await {
+        assert_eq!(index, 1, "what it still had to say before the connection was gone");
+    }
 }

@@ -29,6 +29,9 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// From a finding to its repair; who repairs nothing has had his chance then.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(10);
 
+/// From systemd's giving up to our repair; usually a second and a half. systemd is heard, or it would be ten.
+const BEGUN_WITHIN: Duration = Duration::from_secs(5);
+
 const JOURNAL: &str = "/var/lib/nap-agent/repairs.jsonl";
 
 struct Guarded {
@@ -244,12 +247,14 @@ async fn a_kubelet_that_systemd_gave_up_is_back_also_when_the_agent_dies_in_the_
         guarded.until_unit("its end", KUBELET, |status| status.main_pid != pid).await;
     }
     guarded.until_unit("its failure", KUBELET, |status| status.active == "failed" && status.main_pid == 0).await;
+    let failed = Instant::now();
     guarded.node.root.write("/run/hold", "");
-    guarded.until("the finding", |document| reasons(document).contains("KubeletDown")).await;
-    let found = start.elapsed();
 
     // Recorded, and in the middle of it: its start waits at the gate.
     guarded.until_journal(1).await;
+    let begun = failed.elapsed();
+    assert!(begun < BEGUN_WITHIN, "{begun:?}");
+    guarded.until("the finding", |document| reasons(document).contains("KubeletDown")).await;
     guarded.until_unit("the repair", KUBELET, |status| status.sub == "start-pre").await;
     guarded.guard.kill().await.unwrap();
     guarded.guard = guard(&guarded.node, guarded.port, &[]);
@@ -259,9 +264,14 @@ async fn a_kubelet_that_systemd_gave_up_is_back_also_when_the_agent_dies_in_the_
     guarded.until_unit("kubelet", KUBELET, UnitStatus::is_active).await;
     let back = start.elapsed();
     let document = guarded.until("a healthy node", |document| document["verdict"]["state"] == "Healthy").await;
-    note(&format!("kubelet: killed, found {found:.1?}, back {back:.1?}, healthy {:.1?}", start.elapsed()));
+    note(&format!(
+        "kubelet: given up, its repair begun {begun:.1?} later; since the first kill back {back:.1?}, healthy {:.1?}",
+        start.elapsed()
+    ));
 
-    assert_eq!(guarded.told, ["Healthy", "Degraded", "Repairing", "Healthy"]);
+    // Degraded for a moment before that, which is seldom seen.
+    let told: Vec<_> = guarded.told.iter().filter(|state| *state != "Degraded").collect();
+    assert_eq!(told, ["Healthy", "Repairing", "Healthy"], "{:?}", guarded.told);
     assert_eq!(guarded.calls(before, KUBELET), ["ResetFailedUnit", "RestartUnit"], "once, and by nobody else");
     guarded.until_journal(2).await;
     assert_eq!(guarded.journal(), [(1, None), (1, Some("Succeeded".to_owned()))]);

@@ -21,14 +21,18 @@ struct Shared<T> {
 }
 
 impl<T: Send + 'static> Aside<T> {
-    /// A thread that does this work whenever it is asked to. It ends with its asker, or with its work.
+    /// A thread that does this work whenever it is asked to, and tells `came_back` each time that it is done. It ends with its asker, or
+    /// with its work.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(name: &str, mut work: impl FnMut() -> T + Send + 'static) -> std::io::Result<Self> {
+    pub fn start(
+        name: &str,
+        came_back: Arc<Notify>,
+        mut work: impl FnMut() -> T + Send + 'static,
+    ) -> std::io::Result<Self> {
         let (ask, asked) = sync_channel::<()>(1);
         let shared = Arc::new(Mutex::new(Shared { since: None, done: None }));
-        let came_back = Arc::new(Notify::new());
         let (of_thread, notify) = (Arc::clone(&shared), Arc::clone(&came_back));
         std::thread::Builder::new().name(name.to_owned()).stack_size(256 * 1024).spawn(move || {
             while asked.recv().is_ok() {
@@ -56,7 +60,7 @@ impl<T: Send + 'static> Aside<T> {
         locked(&self.shared).done.take()
     }
 
-    /// Waits until the work has come back. Can be dropped at any point; for one who waits.
+    /// Waits until the work has come back. Can be dropped at any point; for one who waits, and alone has `came_back`.
     pub async fn back(&self) {
         while self.away_for().is_some() {
             self.came_back.notified().await;
@@ -82,7 +86,7 @@ mod tests {
     #[test]
     fn work_that_hangs_is_seen_and_not_waited_for() {
         let (go, gate) = channel::<()>();
-        let aside = Aside::start("hangs", move || gate.recv().is_ok()).unwrap();
+        let aside = Aside::start("hangs", Arc::default(), move || gate.recv().is_ok()).unwrap();
         assert_eq!(aside.away_for(), None);
         aside.ask();
         aside.ask();

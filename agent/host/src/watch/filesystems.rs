@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
 use nix::sys::statvfs::fstatvfs;
+use tokio::sync::Notify;
 use tracing::warn;
 
 use super::aside::Aside;
@@ -45,11 +46,12 @@ pub(super) struct Filesystems {
 }
 
 impl Filesystems {
-    pub(super) fn start(root: &Arc<Root>) -> Self {
+    /// `news` is told when a look has come back.
+    pub(super) fn start(root: &Arc<Root>, news: &Arc<Notify>) -> Self {
         let mut probes = Vec::new();
         for (index, path) in DIRECTORIES.into_iter().enumerate() {
             let root = Arc::clone(root);
-            match Aside::start("write-probe", move || look(&root, path, &DIRECTORIES[..index])) {
+            match Aside::start("write-probe", Arc::clone(news), move || look(&root, path, &DIRECTORIES[..index])) {
                 Ok(work) => probes.push(Probe { path, work, last: None }),
                 Err(error) => warn!(path, error = %error, "cannot be probed"),
             }

@@ -33,7 +33,6 @@ const MAX_LINES: usize = 32;
 #[derive(Debug)]
 pub(super) struct Kmsg {
     read: Arc<Mutex<Reading>>,
-    matters: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -43,23 +42,15 @@ struct Reading {
 }
 
 impl Kmsg {
-    /// Opens it after a record that was read before; nothing where there is no such log.
-    pub(super) fn open(root: &Root, log: KernelLog) -> Result<Option<Self>, FileError> {
+    /// Opens it after a record that was read before; nothing where there is no such log. `matters` is told of what should be looked at.
+    pub(super) fn open(root: &Root, log: KernelLog, matters: Arc<Notify>) -> Result<Option<Self>, FileError> {
         let Some(file) = root.open_for_reading(KMSG)? else { return Ok(None) };
-        let kmsg = Self {
-            read: Arc::new(Mutex::new(Reading { log, lines: VecDeque::new() })),
-            matters: Arc::new(Notify::new()),
-        };
-        let (read, matters) = (Arc::clone(&kmsg.read), Arc::clone(&kmsg.matters));
+        let kmsg = Self { read: Arc::new(Mutex::new(Reading { log, lines: VecDeque::new() })) };
+        let read = Arc::clone(&kmsg.read);
         let thread = std::thread::Builder::new().name("kmsg".to_owned()).stack_size(256 * 1024);
         let started = thread.spawn(move || follow(&file, &read, &matters));
         started.map_err(|source| FileError { action: "start a thread to read", path: KMSG.to_owned(), source })?;
         Ok(Some(kmsg))
-    }
-
-    /// Waits until the kernel said something that matters. Can be dropped at any point: what was said waits.
-    pub(super) async fn spoke(&self) {
-        self.matters.notified().await;
     }
 
     pub(super) fn log(&self) -> KernelLog {

@@ -1,13 +1,14 @@
 //! Looks at the machine, each thing in its own time, and starts no program for it.
 //!
 //! [`Watch::sweep`] never waits. What answers late is a task, and what may hang with a disk is a thread; a sweep takes what has come back.
-//! When the kernel says something, what it is about is looked at at once, which is all that its words can do.
+//! When the kernel or systemd says something, what it is about is looked at at once, which is all that their words can do.
 
 mod aside;
 mod filesystems;
 mod kmsg;
 mod proc;
 mod services;
+mod unit_changes;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use nap_model::monitor::{
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
@@ -34,6 +36,7 @@ pub use aside::Aside;
 use filesystems::Filesystems;
 use kmsg::Kmsg;
 use proc::StuckTasks;
+use unit_changes::UnitChanges;
 
 /// containerd's socket.
 const SOCKET: &str = "/run/containerd/containerd.sock";
@@ -41,6 +44,11 @@ const SOCKET: &str = "/run/containerd/containerd.sock";
 /// What kubelet runs with.
 const KUBELET_CONFIG: &str = "/etc/default/kubeletconfig.json";
 const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
+
+/// Whose units are followed.
+const UNITS: [&str; 2] = [KUBELET, CONTAINERD];
+/// Least time between two looks at a unit, however often systemd says that it has changed.
+const UNIT_LEAST: Duration = Duration::from_millis(250);
 
 const SERVICES_EVERY: Duration = Duration::from_secs(10);
 /// systemd has given it up: a second look makes sure of it.
@@ -87,6 +95,8 @@ type Events = Result<(Vec<ScheduledEvent>, Option<i64>), String>;
 pub struct Watch {
     root: Arc<Root>,
     imds: Arc<Imds>,
+    /// Told of whatever should not wait for the next sweep.
+    news: Arc<Notify>,
     kmsg: Option<Kmsg>,
     last: Option<Instant>,
     urgent: BTreeSet<Topic>,
@@ -100,6 +110,7 @@ pub struct Watch {
     stuck: Turn,
     stuck_tasks: StuckTasks,
     units: [Asked<Result<UnitStatus, String>>; 2],
+    unit_changes: UnitChanges,
     kubelet: Asked<Answer>,
     runtime: Asked<Answer>,
     conditions: Asked<Option<Vec<RuntimeCondition>>>,
@@ -123,19 +134,20 @@ impl Turn {
         Self { every, next: Instant::now(), last: None }
     }
 
-    fn has_come(&mut self, is_urgent: bool) -> bool {
+    fn has_come(&mut self) -> bool {
         let now = Instant::now();
-        if is_urgent {
-            // Not at once when the last look was a moment ago, but then as soon as it may.
-            let soonest = self.last.map_or(now, |last| last + URGENT_EVERY);
-            self.next = self.next.min(soonest);
-        }
         let has_come = now >= self.next;
         if has_come {
             self.next = now + self.every;
             self.last = Some(now);
         }
         has_come
+    }
+
+    /// At once; when the last look was a moment ago, as soon as it may be after that.
+    fn hurry(&mut self, least: Duration) {
+        let now = Instant::now();
+        self.next = self.next.min(self.last.map_or(now, |last| last + least));
     }
 
     /// At the latest then.
@@ -162,7 +174,7 @@ impl<T: Send + 'static> Asked<T> {
             Some(task) => task.await.ok(), // a question that panicked has no answer
             None => None,
         };
-        if self.task.is_none() && self.turn.has_come(false) {
+        if self.task.is_none() && self.turn.has_come() {
             self.task = Some(tokio::spawn(ask));
         }
         answer
@@ -172,18 +184,19 @@ impl<T: Send + 'static> Asked<T> {
 impl Watch {
     /// Starts to look; `log` is where an earlier run stopped reading the kernel's log in this boot.
     pub fn start(root: Arc<Root>, imds: Arc<Imds>, log: KernelLog) -> Self {
-        let kmsg = Kmsg::open(&root, log).unwrap_or_else(|error| {
+        let news = Arc::new(Notify::new());
+        let kmsg = Kmsg::open(&root, log, Arc::clone(&news)).unwrap_or_else(|error| {
             warn!(error = chain(&error), "cannot follow the kernel's log; faults are seen at the next look instead");
             None
         });
         let of_thread = Arc::clone(&root);
-        let files = Aside::start("files", move || read_files(&of_thread));
+        let files = Aside::start("files", Arc::default(), move || read_files(&of_thread));
         let files = files.map_err(|error| warn!(error = %error, "cannot read files")).ok();
         Self {
             kmsg,
             last: None,
             urgent: BTreeSet::new(),
-            filesystems: Filesystems::start(&root),
+            filesystems: Filesystems::start(&root, &news),
             write: Turn::every(WRITE_EVERY),
             suspect_until: None,
             files,
@@ -192,28 +205,28 @@ impl Watch {
             counters: Turn::every(COUNTERS_EVERY),
             stuck: Turn::every(STUCK_EVERY),
             stuck_tasks: StuckTasks::default(),
-            units: [Asked::every(SERVICES_EVERY), Asked::every(SERVICES_EVERY)],
+            units: UNITS.map(|_| Asked::every(SERVICES_EVERY)),
+            unit_changes: UnitChanges::start(&root, &news),
             kubelet: Asked::every(SERVICES_EVERY),
             runtime: Asked::every(SERVICES_EVERY),
             conditions: Asked::every(CONDITIONS_EVERY),
             api_server: Asked::every(API_SERVER_EVERY),
             events: Asked::every(EVENTS_EVERY),
+            news,
             root,
             imds,
         }
     }
 
-    /// Ends when the kernel said something that matters. Can be dropped at any point.
-    pub async fn kernel_spoke(&self) {
-        match &self.kmsg {
-            Some(kmsg) => kmsg.spoke().await,
-            None => std::future::pending().await,
-        }
+    /// Ends when something should not wait for the next sweep. Can be dropped at any point: the news waits.
+    pub async fn has_news(&self) {
+        self.news.notified().await;
     }
 
     /// Has every disk written to as soon as may be.
     pub fn look_at_disks(&mut self) {
         self.urgent.insert(Topic::Storage);
+        self.news.notify_one();
     }
 
     /// How far the kernel's log was read.
@@ -243,7 +256,7 @@ impl Watch {
 
     fn see_files(&mut self, seen: &mut Observed) {
         let Some(files) = &self.files else { return };
-        if self.files_turn.has_come(false) {
+        if self.files_turn.has_come() {
             files.ask();
         }
         if let Some(Some(read)) = files.take() {
@@ -254,8 +267,10 @@ impl Watch {
     }
 
     fn see_storage(&mut self, seen: &mut Observed) {
-        let is_urgent = self.urgent.contains(&Topic::Storage);
-        if self.write.has_come(is_urgent) {
+        if self.urgent.contains(&Topic::Storage) {
+            self.write.hurry(URGENT_EVERY);
+        }
+        if self.write.has_come() {
             self.filesystems.ask();
         }
         seen.filesystems = self.filesystems.take();
@@ -271,29 +286,39 @@ impl Watch {
     fn see_kernel(&mut self, seen: &mut Observed) {
         seen.pressure = proc::pressure(&self.root);
         let is_urgent = |topics: &[Topic]| topics.iter().any(|topic| self.urgent.contains(topic));
-        if self.counters.has_come(is_urgent(&[
-            Topic::Storage,
-            Topic::Kernel,
-            Topic::Memory,
-            Topic::Pids,
-            Topic::Network,
-        ])) {
+        if is_urgent(&[Topic::Storage, Topic::Kernel, Topic::Memory, Topic::Pids, Topic::Network]) {
+            self.counters.hurry(URGENT_EVERY);
+        }
+        if is_urgent(&[Topic::Tasks]) {
+            self.stuck.hurry(URGENT_EVERY);
+        }
+        if self.counters.has_come() {
             seen.counters = proc::counters(&self.root);
             seen.limits = proc::limits(&self.root);
             seen.tainted = proc::tainted(&self.root);
             seen.nvme = proc::nvme(&self.root);
             seen.canary = Some(canary());
         }
-        if self.stuck.has_come(is_urgent(&[Topic::Tasks])) {
+        if self.stuck.has_come() {
             let stuck = self.stuck_tasks.look(&self.root);
             seen.stuck_tasks = Some(stuck);
         }
     }
 
     async fn see_services(&mut self, seen: &mut Observed) {
-        for (asked, name) in self.units.iter_mut().zip([KUBELET, CONTAINERD]) {
-            let root = Arc::clone(&self.root);
-            let Some(status) = asked.take(async move { services::unit(&root, name).await }).await else { continue };
+        for (index, (asked, name)) in self.units.iter_mut().zip(UNITS).enumerate() {
+            if self.unit_changes.take(index) {
+                asked.turn.hurry(UNIT_LEAST);
+            }
+            let (root, news) = (Arc::clone(&self.root), Arc::clone(&self.news));
+            let ask = async move {
+                let status = services::unit(&root, name).await;
+                if status.as_ref().is_ok_and(|status| status.active == "failed") {
+                    news.notify_one();
+                }
+                status
+            };
+            let Some(status) = asked.take(ask).await else { continue };
             if let Ok(status) = &status {
                 see_unit(&self.root, name, status, seen);
                 if status.active == "failed" {
@@ -382,11 +407,13 @@ mod tests {
     #[test]
     fn an_urgent_look_that_comes_too_soon_is_not_lost() {
         let mut turn = Turn::every(Duration::from_secs(3600));
-        assert!(turn.has_come(false), "the first is at once");
-        assert!(!turn.has_come(true), "a moment ago");
+        assert!(turn.has_come(), "the first is at once");
+        turn.hurry(URGENT_EVERY);
+        assert!(!turn.has_come(), "a moment ago");
         assert!(turn.next <= Instant::now() + URGENT_EVERY);
         turn.last = Instant::now().checked_sub(URGENT_EVERY);
-        assert!(turn.has_come(true));
-        assert!(!turn.has_come(false));
+        turn.hurry(URGENT_EVERY);
+        assert!(turn.has_come());
+        assert!(!turn.has_come());
     }
 }

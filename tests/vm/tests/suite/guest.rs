@@ -66,31 +66,18 @@ pub(crate) fn wait_for_agent(vm: &mut Vm) -> i32 {
     output.status
 }
 
-/// The health document.
-pub(crate) fn health(vm: &mut Vm) -> Value {
-    let answer = endpoint(vm, "/v1/health");
-    serde_json::from_str(&answer).unwrap_or_else(|error| panic!("no document ({error}): {answer}"))
-}
-
-/// What the agent's endpoint says. Its own status has no word on the node.
-pub(crate) fn endpoint(vm: &mut Vm, path: &str) -> String {
-    told(
-        vm,
-        &format!(
-            "exec 3<>/dev/tcp/127.0.0.1/20266; printf 'GET {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n' >&3; sed '1,/^\\r$/d' <&3"
-        ),
-    )
-}
-
-/// Looks at the health document until it is so.
+/// Looks at the health document until it is so. The guard serves it from a moment after the boot on.
 pub(crate) fn until_health(vm: &mut Vm, mut is_so: impl FnMut(&Value) -> bool) -> Value {
+    // The agent's own status has no word on the node.
+    let ask = r"exec 3<>/dev/tcp/127.0.0.1/20266; printf 'GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' >&3; sed '1,/^\r$/d' <&3";
     let start = Instant::now();
     loop {
-        let document = health(vm);
-        if is_so(&document) {
-            return document;
+        let answer = vm.run(ask, COMMAND).unwrap().text;
+        let document = serde_json::from_str(&answer);
+        if document.as_ref().is_ok_and(&mut is_so) {
+            return document.unwrap();
         }
-        assert!(start.elapsed() < VERDICT, "{document:#}");
+        assert!(start.elapsed() < VERDICT, "{answer}");
     }
 }
 
