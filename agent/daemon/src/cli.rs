@@ -91,7 +91,7 @@ pub(crate) enum Command {
     /// Stay, put back what drifts, repair what is ill, and answer /v1/health
     Guard {
         /// Seconds between two looks at the machine
-        #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+        #[arg(long, value_name = "SECONDS", default_value = "4", value_parser = seconds)]
         interval: Duration,
         /// Address of the endpoint for this machine: /v1/health, /livez, /readyz, /metrics
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:20266")]
@@ -112,6 +112,12 @@ pub(crate) enum Command {
         /// As if the guard ran with --observe-only
         #[arg(long)]
         observe_only: bool,
+    },
+    /// Gather the evidence of now into one file, secrets masked, and print where it is: journal of 15 minutes, kernel log, units, stacks, facts
+    Bundle {
+        /// Print those that were kept, the oldest first; the guard keeps one before a repair that pods notice and before it asks for a reboot or a replacement
+        #[arg(long)]
+        list: bool,
     },
     /// Wait until the boot has ended, print its report, exit with its code (aks-node-controller's provision-wait)
     Wait {

@@ -12,7 +12,7 @@ use nap_host::imds::Imds;
 use nap_host::root::Root;
 use nap_host::watch::{Aside, KernelLog, Watch, since_boot};
 use nap_host::{chain, observe, persist};
-use nap_model::monitor::Tick;
+use nap_model::monitor::{Tick, Verdict};
 use nap_model::repair::Policy;
 use nap_model::report::{AgentSeen, Identity, NodeHealth};
 use nap_model::verdict::State;
@@ -152,6 +152,9 @@ impl Watcher {
         if said != self.said {
             let reason = current.reason.as_deref().unwrap_or_default();
             info!(verdict = ?current.state, finding = reason, on = current.target, "health");
+            if matches!(current.state, Verdict::NeedsReboot | Verdict::NeedsReplacement) {
+                self.repairer.keep_evidence(reason);
+            }
             self.said = said;
         }
         debug!(generation = self.state.generation(), "the document changed");

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use nap_host::wait::last_waited_for;
-use nap_host::{alone, chain, notify, persist};
+use nap_host::{alone, bundle, chain, notify, persist};
 use nap_model::report::{Failure, Reason};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -91,6 +91,16 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
         Command::LocalDns { action: LocalDnsAction::Clean } => local_dns::clean(&context.root).await,
         Command::Status => show::status(&context, &mut out).await,
         Command::Repairs { observe_only } => show_repairs::show(&context, observe_only, &mut out),
+        Command::Bundle { list: false } => {
+            writeln!(out, "{}", bundle::collect(&context.root, "asked").await?)?;
+            Ok(0)
+        }
+        Command::Bundle { list: true } => {
+            for path in bundle::list(&context.root)? {
+                writeln!(out, "{path}")?;
+            }
+            Ok(0)
+        }
         Command::Wait { timeout } => wait::wait(&context, timeout, &mut out).await,
         Command::Reasons => {
             show::reasons(context.output, &mut out)?;

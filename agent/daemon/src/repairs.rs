@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use nap_host::repairs::{self, NotBegun};
 use nap_host::root::Root;
-use nap_host::{chain, persist};
+use nap_host::{bundle, chain, persist};
 use nap_model::monitor::Tick;
-use nap_model::repair::{Attempt, Hold, Policy, Proposal, Proposed};
+use nap_model::repair::{Attempt, Hold, Policy, Proposal, Proposed, Risk};
 use nap_model::verdict::{Order, State};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
@@ -17,6 +17,8 @@ use tracing::{Instrument, error, info, info_span, warn};
 enum Job {
     Repair(Order, Instant),
     Record(Attempt),
+    /// Evidence is to be kept, for this reason.
+    Bundle(String),
 }
 
 /// What the thread did.
@@ -68,6 +70,7 @@ impl Repairer {
                             repair(&root, order, at, &tell).instrument(span).await;
                         }
                         Job::Record(attempt) => record(&root, &attempt),
+                        Job::Bundle(why) => keep_evidence(&root, &why).await,
                     }
                 }
             });
@@ -133,6 +136,11 @@ impl Repairer {
         if proposals.iter().any(waits) { Wish::DiskProbe } else { Wish::Nothing }
     }
 
+    /// Has the evidence of now kept: the node asks for what would take it away.
+    pub(crate) fn keep_evidence(&self, why: &str) {
+        self.send(Job::Bundle(why.to_owned()));
+    }
+
     fn send(&self, job: Job) {
         let _ = self.jobs.send(job); // the thread ends with the process
     }
@@ -164,12 +172,23 @@ async fn repair(root: &Root, order: Order, at: Instant, tell: &UnboundedSender<T
     }
     info!(finding = attempt.reason, unit = act.unit(), evidence = attempt.evidence.join("; "), "repairing");
     say(Told::Begun(attempt));
+    // What a mild repair takes away is in the journal.
+    if order.repair.risk > Risk::Low {
+        keep_evidence(root, order.repair.name).await;
+    }
     let result = ready.act(act, order.repair.limit).await;
     match &result {
         Ok(()) => info!(took_ms = at.elapsed().as_millis(), "done; its signals have the word"),
         Err(error) => warn!(took_ms = at.elapsed().as_millis(), error, "failed"),
     }
     say(Told::Ended(result));
+}
+
+async fn keep_evidence(root: &Root, why: &str) {
+    match bundle::collect(root, why).await {
+        Ok(path) => info!(path, "evidence kept"),
+        Err(error) => warn!(error = chain(&error), "cannot keep evidence"),
+    }
 }
 
 fn record(root: &Root, attempt: &Attempt) {

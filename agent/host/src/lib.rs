@@ -5,6 +5,7 @@
 pub mod alone;
 pub mod api;
 mod block;
+pub mod bundle;
 pub mod channels;
 pub mod checkpoint;
 pub mod cmd;

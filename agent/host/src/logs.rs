@@ -1,5 +1,8 @@
-//! The last lines of a unit in systemd's journal, as evidence.
+//! Lines of systemd's journal, as evidence.
 
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
 use systemd::journal::OpenOptions;
 use tracing::debug;
 
@@ -28,4 +31,31 @@ fn read(unit: &str, boot_id: &str, count: usize) -> systemd::Result<Vec<String>>
     }
     lines.reverse();
     Ok(lines)
+}
+
+/// What everybody wrote within a time before now, oldest first: so many bytes of it, the newest.
+///
+/// # Errors
+/// When the journal cannot be read.
+pub fn newest(window: Duration, max_bytes: usize) -> systemd::Result<String> {
+    let mut journal = OpenOptions::default().system(true).local_only(true).open()?;
+    journal.seek_tail()?;
+    let since = SystemTime::now().checked_sub(window).unwrap_or(SystemTime::UNIX_EPOCH);
+    let mut lines = Vec::new();
+    let mut bytes = 0;
+    while bytes < max_bytes {
+        let Some(entry) = journal.previous_entry()? else { break };
+        let at = journal.timestamp()?;
+        if at < since {
+            break;
+        }
+        let field = |name: &str| entry.get(name).map(String::as_str);
+        let who = field("SYSLOG_IDENTIFIER").or(field("_COMM")).unwrap_or("?");
+        let at = Timestamp::try_from(at).unwrap_or_default(); // before the year -9999
+        let line = format!("{at:.3} {who}[{}]: {}\n", field("_PID").unwrap_or("?"), field("MESSAGE").unwrap_or("?"));
+        bytes += line.len();
+        lines.push(line);
+    }
+    lines.reverse();
+    Ok(lines.concat())
 }

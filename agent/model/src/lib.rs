@@ -9,6 +9,7 @@ pub mod config;
 pub mod facts;
 pub mod image;
 pub mod kubernetes;
+pub mod masking;
 pub mod monitor;
 pub mod os;
 pub mod plan;

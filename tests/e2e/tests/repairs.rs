@@ -220,6 +220,9 @@ async fn a_containerd_that_hangs_is_restarted_and_the_verdict_says_so_until_it_i
     let runtime = subsystem(&document, "runtime");
     assert_eq!(runtime["repairs"][0]["result"], "Succeeded", "{runtime:#}");
     assert_eq!(runtime["budgets"][0]["remaining"], 1, "{runtime:#}");
+    // Pods notice such a repair, so evidence was kept before it.
+    let bundles = text(&guarded.node.agent(&["bundle", "--list"]).await);
+    assert!(bundles.trim_end().ends_with("-RestartContainerd.tar.gz"), "{bundles}");
 
     // What people see of it.
     let shown = text(&guarded.node.agent(&["repairs"]).await);

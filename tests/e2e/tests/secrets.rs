@@ -1,6 +1,7 @@
 //! Known secrets go in; nothing but the files that must hold them may have them afterwards, and those are for root alone.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -65,6 +66,7 @@ async fn no_secret_is_anywhere_it_need_not_be() {
         &["boot"],
         &["status"],
         &["wait"],
+        &["bundle"],
     ] {
         let verbose = node.agent_with(arguments, &[("NAP_LOG", "trace")]).await;
         assert_eq!(verbose.status.code(), Some(0), "{arguments:?} {}", text(&verbose));
@@ -72,6 +74,15 @@ async fn no_secret_is_anywhere_it_need_not_be() {
     }
     for secret in secrets() {
         assert!(!said.contains(&secret), "a command printed {secret}");
+    }
+    let bundle = said.lines().find(|line| line.ends_with("-asked.tar.gz")).expect("bundle says where it is");
+    let mut unpacked = Vec::new();
+    let packed = std::fs::File::open(node.path(bundle)).unwrap();
+    flate2::read::GzDecoder::new(packed).read_to_end(&mut unpacked).unwrap();
+    let unpacked = String::from_utf8_lossy(&unpacked);
+    assert!(unpacked.contains("provision.json"), "{unpacked}");
+    for secret in secrets() {
+        assert!(!unpacked.contains(&secret), "a bundle holds {secret}");
     }
     for (path, mode) in holders(node.root.directory()) {
         let is_allowed = HOLDERS.contains(&path.as_str()) || path.starts_with("/var/lib/kubelet/pki/kubelet-client-");

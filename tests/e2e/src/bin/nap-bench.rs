@@ -42,7 +42,7 @@ async fn main() -> anyhow::Result<()> {
     guard(&agent).await
 }
 
-/// What the guard holds and uses, looking ten times a second for ten seconds; as it ships it looks twice a minute.
+/// What the guard holds and uses, looking ten times a second for ten seconds; as it ships it looks every four seconds.
 async fn guard(agent: &Path) -> anyhow::Result<()> {
     let node = Node::new_on_disk(api_options()).await;
     node.hand_over(node.bootstrap().to_string().as_bytes());

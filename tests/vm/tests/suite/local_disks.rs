@@ -191,7 +191,8 @@ fn without_mdadm_one_disk_is_used_and_its_loss_needs_another_node() {
     }
     let lock = VmLock::take().unwrap();
     let azure = Azure::start();
-    let disks = [("local-b", 20), ("local-a", 20)];
+    // Each as large as what the provisioner advertised, 30 GiB, or kubelet would stay on the OS disk.
+    let disks = [("local-b", 32), ("local-a", 32)];
     let mut vm = start("one-local-disk", &azure, lock, &disks, AUTO, overlay());
     assert_eq!(wait_for_agent(&mut vm), 0);
     let (a, b) = (device(&mut vm, "local-a"), device(&mut vm, "local-b"));

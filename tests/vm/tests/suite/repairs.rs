@@ -60,6 +60,13 @@ fn assert_a_hung_containerd_is_restarted(vm: &mut Vm) {
     assert_repaired(vm, start, "runtime", "containerd", "ContainerdUnresponsive");
     let stacks = "journalctl --unit containerd --boot --output cat --grep 'BEGIN goroutine stack dump' | head -n 1";
     assert!(!told(vm, stacks).is_empty(), "containerd wrote no stacks");
+    let bundle = told(vm, "nap-agent bundle --list | tail -n 1");
+    assert!(bundle.ends_with("-RestartContainerd.tar.gz"), "{bundle}");
+    for (part, wanted) in [("journal.txt", "nap-agent"), ("kernel.txt", "Linux version"), ("tasks.txt", "containerd T")]
+    {
+        told(vm, &format!("tar -xzOf {bundle} {part} | grep -q '{wanted}'"));
+    }
+    note(format_args!("{}", told(vm, &format!("tar -tzvf {bundle}; ls -l {bundle}"))));
 }
 
 fn assert_a_kubelet_that_was_given_up_is_started(vm: &mut Vm) {
