@@ -19,7 +19,8 @@ use nap_model::config::ApiServer;
 use nap_model::facts::Certificate;
 use nap_model::monitor::kernel_line::Topic;
 use nap_model::monitor::{
-    Answer, BootSeen, CONTAINERD, History, KUBELET, Observed, RuntimeCondition, ScheduledEvent, Seen, Tick, WriteSeen,
+    Answer, BootSeen, CONTAINERD, History, KUBELET, Observed, RuntimeCondition, SYSTEM_SERVICES, ScheduledEvent, Seen,
+    Tick, WriteSeen,
 };
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -45,12 +46,23 @@ const SOCKET: &str = "/run/containerd/containerd.sock";
 const KUBELET_CONFIG: &str = "/etc/default/kubeletconfig.json";
 const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
 
-/// Whose units are followed.
-const UNITS: [&str; 2] = [KUBELET, CONTAINERD];
+/// Whose units are followed, and how often each is looked at when systemd says nothing.
+const UNITS: [(&str, Duration); 6] = {
+    let [a, b, c, d] = SYSTEM_SERVICES;
+    [
+        (KUBELET, SERVICES_EVERY),
+        (CONTAINERD, SERVICES_EVERY),
+        (a, SYSTEM_EVERY),
+        (b, SYSTEM_EVERY),
+        (c, SYSTEM_EVERY),
+        (d, SYSTEM_EVERY),
+    ]
+};
 /// Least time between two looks at a unit, however often systemd says that it has changed.
 const UNIT_LEAST: Duration = Duration::from_millis(250);
 
 const SERVICES_EVERY: Duration = Duration::from_secs(10);
+const SYSTEM_EVERY: Duration = Duration::from_secs(30);
 /// systemd has given it up: a second look makes sure of it.
 const FAILED_EVERY: Duration = Duration::from_secs(1);
 const CONDITIONS_EVERY: Duration = Duration::from_secs(30);
@@ -109,7 +121,7 @@ pub struct Watch {
     counters: Turn,
     stuck: Turn,
     stuck_tasks: StuckTasks,
-    units: [Asked<Result<UnitStatus, String>>; 2],
+    units: [Asked<Result<UnitStatus, String>>; UNITS.len()],
     unit_changes: UnitChanges,
     kubelet: Asked<Answer>,
     runtime: Asked<Answer>,
@@ -205,7 +217,7 @@ impl Watch {
             counters: Turn::every(COUNTERS_EVERY),
             stuck: Turn::every(STUCK_EVERY),
             stuck_tasks: StuckTasks::default(),
-            units: UNITS.map(|_| Asked::every(SERVICES_EVERY)),
+            units: UNITS.map(|(_, every)| Asked::every(every)),
             unit_changes: UnitChanges::start(&root, &news),
             kubelet: Asked::every(SERVICES_EVERY),
             runtime: Asked::every(SERVICES_EVERY),
@@ -306,7 +318,7 @@ impl Watch {
     }
 
     async fn see_services(&mut self, seen: &mut Observed) {
-        for (index, (asked, name)) in self.units.iter_mut().zip(UNITS).enumerate() {
+        for (index, (asked, (name, _))) in self.units.iter_mut().zip(UNITS).enumerate() {
             if self.unit_changes.take(index) {
                 asked.turn.hurry(UNIT_LEAST);
             }

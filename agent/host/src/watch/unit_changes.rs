@@ -29,7 +29,7 @@ impl UnitChanges {
         let (root, news, of_task) = (Arc::clone(root), Arc::clone(news), Arc::clone(&changed));
         tokio::spawn(async move {
             loop {
-                match Changes::of(&root, &UNITS).await {
+                match Changes::of(&root, &UNITS.map(|(name, _)| name)).await {
                     Ok(mut changes) => {
                         while let Some(index) = changes.next().await {
                             of_task[index].store(true, Ordering::Relaxed);

@@ -28,10 +28,13 @@ mod platform;
 mod service;
 mod space;
 mod stuck_tasks;
+mod system_services;
 
 pub use history::History;
 pub use observed::*;
 pub use service::{CONTAINERD, KUBELET};
+pub use system_services::SYSTEM_SERVICES;
+pub(crate) use system_services::{CHRONYD, JOURNALD, NETWORKD, RESOLVED};
 
 use std::time::Duration;
 
@@ -228,6 +231,7 @@ pub const MONITORS: &[Monitor] = &[
     clock::MONITOR,
     certificate::MONITOR,
     network::MONITOR,
+    system_services::MONITOR,
     drift::MONITOR,
 ];
 

@@ -21,6 +21,7 @@ mod decide;
 mod kubelet;
 pub mod ledger;
 mod policy;
+mod system_services;
 #[cfg(test)]
 mod tests;
 
@@ -93,7 +94,14 @@ pub struct Repair {
 }
 
 /// Every repair, the mildest first: a fault's ladder is those against it, in this order.
-pub const REPAIRS: &[&Repair] = &[&kubelet::RESTART, &containerd::RESTART];
+pub const REPAIRS: &[&Repair] = &[
+    &kubelet::RESTART,
+    &system_services::RESTART_RESOLVED,
+    &system_services::RESTART_CHRONYD,
+    &system_services::RESTART_JOURNALD,
+    &system_services::RESTART_NETWORKD,
+    &containerd::RESTART,
+];
 
 /// Attempts of one repair against one fault that changed nothing, after which the next is tried.
 pub const TRIES: usize = 2;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::azure::Azure;
 use crate::guest::{self, BOOT, note, told, until_health, wait_for_agent};
 
-/// systemd gives this kubelet up after three starts; ours never is.
+/// systemd gives these services up after three starts; our kubelet never is.
 const GIVES_UP: &str = "[Unit]\nStartLimitIntervalSec=1000\nStartLimitBurst=3\n";
 
 /// From the finding to the service that is back, on a machine that emulates its own.
@@ -21,11 +21,10 @@ const CNI: &str = r#"{"cniVersion": "1.0.0", "name": "nap-vm", "plugins": [{"typ
 fn what_hangs_fails_or_drifts_is_repaired_by_the_node_itself() {
     let (lock, image) = (VmLock::take().unwrap(), Image::build().unwrap());
     let azure = Azure::start();
-    let overlay = guest::node().text("/etc/cni/net.d/10-nap-vm.conflist", CNI, 0o644).text(
-        "/etc/systemd/system/kubelet.service.d/99-gives-up.conf",
-        GIVES_UP,
-        0o644,
-    );
+    let mut overlay = guest::node().text("/etc/cni/net.d/10-nap-vm.conflist", CNI, 0o644);
+    for unit in ["kubelet", "systemd-networkd"] {
+        overlay = overlay.text(&format!("/etc/systemd/system/{unit}.service.d/99-gives-up.conf"), GIVES_UP, 0o644);
+    }
     let options = azure.vm("repairs", overlay, &azure.bootstrap());
     let mut vm = Vm::start_with(lock, &image, &options).unwrap();
     assert_eq!(wait_for_agent(&mut vm), 0);
@@ -34,13 +33,14 @@ fn what_hangs_fails_or_drifts_is_repaired_by_the_node_itself() {
     assert_a_drifted_file_is_put_back(&mut vm);
     assert_a_hung_containerd_is_restarted(&mut vm);
     assert_a_kubelet_that_was_given_up_is_started(&mut vm);
+    assert_a_system_service_that_was_given_up_is_started(&mut vm);
 
     let forked = told(&mut vm, "grep -c . /sys/fs/cgroup/system.slice/nap-agent.service/cgroup.procs");
     assert_eq!(forked, "1", "no repair starts a program of ours");
     note(format_args!("{}", told(&mut vm, "nap-agent repairs")));
     let ended = told(&mut vm, "grep -c '\"outcome\":\"Succeeded\"' /var/lib/nap-agent/repairs.jsonl");
     let begun = told(&mut vm, "grep -vc '\"ended\"' /var/lib/nap-agent/repairs.jsonl");
-    assert_eq!((begun.as_str(), ended.as_str()), ("2", "2"));
+    assert_eq!((begun.as_str(), ended.as_str()), ("3", "3"));
 }
 
 fn assert_a_drifted_file_is_put_back(vm: &mut Vm) {
@@ -76,6 +76,13 @@ fn assert_a_kubelet_that_was_given_up_is_started(vm: &mut Vm) {
     let failed = vm.run(kill, BOOT).unwrap();
     note(format_args!("kubelet: {}", failed.text.trim_end()));
     assert_repaired(vm, start, "kubelet", "kubelet", "KubeletDown");
+}
+
+fn assert_a_system_service_that_was_given_up_is_started(vm: &mut Vm) {
+    let start = now(vm);
+    let kill = "until systemctl is-failed --quiet systemd-networkd; do systemctl kill --signal=KILL systemd-networkd 2>/dev/null; sleep 0.2; done";
+    assert_eq!(vm.run(kill, BOOT).unwrap().status, 0);
+    assert_repaired(vm, start, "network", "systemd-networkd", "NetworkdDown");
 }
 
 /// Waits until the node is healthy again, and looks how it came to that. Times are the guest's own.
