@@ -91,6 +91,7 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
         Command::LocalDns { action: LocalDnsAction::Clean } => local_dns::clean(&context.root).await,
         Command::Status => show::status(&context, &mut out).await,
         Command::Repairs { observe_only } => show_repairs::show(&context, observe_only, &mut out),
+        Command::RemoveConditions => conditions::remove(&context, &mut out).await,
         Command::Wait { timeout } => wait::wait(&context, timeout, &mut out).await,
         Command::Reasons => {
             show::reasons(context.output, &mut out)?;
