@@ -2,6 +2,7 @@
 # make test   everything, the VM tests included
 # make check  the inner loop: format, lints, unit and golden tests
 # make release  packages for amd64 and arm64, checksums, SBOM and notes in target/release-VERSION
+# make arm64  the arm64 program and its unit tests, emulated
 # make fuzz   random inputs for one target: make fuzz TARGET=carrier SECONDS=3600
 
 CARGO ?= cargo
@@ -11,7 +12,7 @@ TARGET ?= carrier
 SECONDS ?= 60
 PROGRAMS := --workspace --bins
 
-.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-that-wait e2e-others packages vm vm-long resets fuzz guards bench bench-disks bless release clean
+.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-that-wait e2e-others packages vm vm-long resets arm64 fuzz guards bench bench-disks bless release clean
 
 demo: setup
 	$(CARGO) build --quiet $(PROGRAMS)
@@ -83,6 +84,11 @@ vm-long: setup setup-vm setup-packages build
 # Two hundred resets at random moments of a first boot: hours. Goes on where it was stopped.
 resets: setup setup-vm build
 	NAP_VM_RESETS=200 $(CARGO) test --package nap-vm resets -- --nocapture
+
+# The program for arm64 starts and plans, and the unit tests run, all emulated: half an hour, most of it the compiler.
+arm64: setup
+	packaging/build.sh arm64
+	tests/arm64.sh "$${CARGO_TARGET_DIR:-target}/dist/arm64/nap-agent"
 
 # Ends at the first input that breaks a promise, or when the time is over: tests/fuzz/README.md.
 fuzz: setup

@@ -26,11 +26,13 @@ if ! [ -e "$root" ]; then
         "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $("$here/../tests/vm/mirror.sh") $VERSION_CODENAME main" >&2
     mv "$root.new" "$root"
 fi
-name=$(echo $triple | tr 'a-z-' 'A-Z_')
-echo "export CARGO_TARGET_${name}_LINKER=$gnu-gcc"
-echo "export CC_$(echo $triple | tr - _)=$gnu-gcc"
-echo "export PKG_CONFIG_ALLOW_CROSS=1"
-echo "export PKG_CONFIG_SYSROOT_DIR=$root"
-echo "export PKG_CONFIG_LIBDIR=$root/usr/lib/$gnu/pkgconfig"
+lower=$(echo $triple | tr - _)
+upper=$(echo $lower | tr a-z A-Z)
+# Each for that processor alone: what is built for this machine at the same time finds this machine's libraries.
+echo "export CARGO_TARGET_${upper}_LINKER=$gnu-gcc"
+echo "export CC_$lower=$gnu-gcc"
+echo "export PKG_CONFIG_ALLOW_CROSS_$lower=1"
+echo "export PKG_CONFIG_SYSROOT_DIR_$lower=$root"
+echo "export PKG_CONFIG_LIBDIR_$lower=$root/usr/lib/$gnu/pkgconfig"
 # libsystemd's own libraries are found at link time only.
 echo "export CROSS_RUSTFLAGS=-Clink-arg=-Wl,-rpath-link,$root/usr/lib/$gnu:$root/lib/$gnu"

@@ -5,16 +5,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use nap_host::observe;
 use nap_host::root::Root;
 use nap_image_builder::check::{self, Verdict, Wish};
 use nap_image_builder::package::{Package, Sources, changelog};
 use nap_image_builder::progress::Progress;
+use nap_image_builder::test_image::{self, Packaged};
 use nap_image_builder::{bake, generalize, inventory, sbom};
 
-/// Makes nap-agent's packages, bakes it into an image root and checks images.
+/// Makes nap-agent's packages, bakes it into an image root, checks images, and builds the image of the VM tests.
 #[derive(Debug, Parser)]
 #[command(name = "nap-image-builder", version)]
 pub(crate) struct Cli {
@@ -50,6 +51,20 @@ enum Command {
         /// Where the image is mounted; `/` for the machine that becomes one
         #[arg(long, value_name = "DIR")]
         root: PathBuf,
+    },
+    /// Build the Debian image of the VM tests, unless it is there: base.raw and vmlinuz; and, with --deb, one from the package
+    TestImage {
+        /// Folder with the image's packages, tree and configure
+        #[arg(long, value_name = "DIR", default_value = "tests/vm/image")]
+        recipe: PathBuf,
+        /// Address of a Debian mirror; tests/vm/mirror.sh prints this machine's
+        #[arg(long, value_name = "URL")]
+        mirror: String,
+        /// Folder for the images, and for what is kept to make them faster
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        #[command(flatten)]
+        packaged: PackagedArguments,
     },
     /// Make the deb and the rpm
     Package {
@@ -95,6 +110,35 @@ enum Command {
     },
 }
 
+/// An image from the package; all of it or nothing.
+#[derive(Debug, Args)]
+struct PackagedArguments {
+    /// The package that an image gets, which is made anew each time
+    #[arg(long, value_name = "FILE", requires_all = ["name", "kubelet"])]
+    deb: Option<PathBuf>,
+    /// Name of that image: NAME.raw
+    #[arg(long, value_name = "NAME", requires = "deb", value_parser = file_name)]
+    name: Option<String>,
+    /// The program that becomes /opt/bin/kubelet of that image
+    #[arg(long, value_name = "FILE", requires = "deb")]
+    kubelet: Option<PathBuf>,
+    /// Bake, check and generalize that image
+    #[arg(long, requires = "deb")]
+    bake: bool,
+}
+
+impl PackagedArguments {
+    fn packaged(&self) -> Option<Packaged<'_>> {
+        let (name, kubelet, deb) = (self.name.as_deref()?, self.kubelet.as_deref()?, self.deb.as_deref()?);
+        Some(Packaged { name, kubelet, deb, is_baked: self.bake })
+    }
+}
+
+fn file_name(text: &str) -> Result<String, String> {
+    let is_one = !text.is_empty() && !text.starts_with('.') && !text.contains('/');
+    if is_one { Ok(text.to_owned()) } else { Err("want the name of a file".to_owned()) }
+}
+
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let progress = Progress::new();
     match cli.command {
@@ -119,6 +163,13 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Generalize { root } => {
             for path in generalize::run(&Root::open(&root)?, &progress)? {
                 print(&format!("{path}\n"))?;
+            }
+        }
+        Command::TestImage { recipe, mirror, out, packaged } => {
+            let sources = test_image::Sources { recipe: &recipe, mirror: &mirror, out: &out };
+            match packaged.packaged() {
+                None => test_image::build(&sources, &progress).await?,
+                Some(packaged) => test_image::build_packaged(&sources, &packaged, &progress).await?,
             }
         }
         Command::Package { description, built, changelog, out, version, date } => {

@@ -8,7 +8,7 @@ here=$(dirname "$(readlink -f "$0")")
 out=${CARGO_TARGET_DIR:-$here/../../target}/packages
 
 missing=
-for program in mmdebstrap rpm lintian rpmlint; do
+for program in mmdebstrap rpm dnf lintian rpmlint; do
     command -v $program >/dev/null || missing="$missing $program"
 done
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing="$missing debian-archive-keyring"

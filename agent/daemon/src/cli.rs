@@ -119,6 +119,9 @@ pub(crate) enum Command {
         #[arg(long)]
         list: bool,
     },
+    /// Take the agent's own conditions (KernelReady and its like) off the Node; a removal of the package does it. A guard that runs
+    /// writes them again
+    RemoveConditions,
     /// Wait until the boot has ended, print its report, exit with its code (aks-node-controller's provision-wait)
     Wait {
         /// Give up after this many seconds

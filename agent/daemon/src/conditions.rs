@@ -5,17 +5,21 @@
 //! come back together. A thread of its own, because kubelet's credential is read from a disk that may hang.
 
 use std::convert::Infallible;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nap_host::api::NodeError;
 use nap_host::conditions::{self, ConditionError};
 use nap_host::root::Root;
-use nap_host::{chain, random};
-use nap_model::verdict::{Condition, ConditionStatus};
+use nap_host::{chain, persist, random};
+use nap_model::plan::node_name;
+use nap_model::verdict::{Condition, ConditionStatus, condition_types};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::context::{Context, config_of};
 use crate::http::{Health, Published};
 
 /// Least time between two writes.
@@ -41,6 +45,27 @@ pub(crate) fn start(root: &Arc<Root>, health: &Health) -> anyhow::Result<()> {
         match runtime.block_on(writer.keep()) {}
     })?;
     Ok(())
+}
+
+/// Takes them off the Node: for a machine that the agent leaves. Nobody would change them any more.
+pub(crate) async fn remove(context: &Context, out: &mut impl Write) -> anyhow::Result<u8> {
+    let Some(facts) = persist::read_facts(&context.root)? else {
+        writeln!(out, "this machine has not booted as a node: there is no Node to take conditions from")?;
+        return Ok(0);
+    };
+    let found = context.look_for().await?;
+    let node = node_name(config_of(&found)?, &facts)?;
+    match conditions::remove(&context.root, node.as_str(), &condition_types()).await {
+        Ok(removed) if removed.is_empty() => writeln!(out, "{node}: no condition of the agent was there")?,
+        Ok(removed) => writeln!(out, "{node}: removed {}", removed.join(", "))?,
+        Err(ConditionError::Node(error @ (NodeError::NoKubeconfig | NodeError::NotFound(_)))) => {
+            writeln!(out, "{error}: there is nothing to take conditions from")?;
+        }
+        Err(error) => {
+            return Err(anyhow::Error::new(error).context(format!("the conditions of {node} stay as they are")));
+        }
+    }
+    Ok(0)
 }
 
 struct Writer {

@@ -254,3 +254,35 @@ pub(crate) fn serve(address: SocketAddr, tls: Option<TlsFiles>, health: Health) 
     })?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Words of a text that are, or look like, names of metrics of ours.
+    fn names(text: &str) -> BTreeSet<&str> {
+        let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+        words.filter(|word| word.starts_with("nap_")).collect()
+    }
+
+    #[test]
+    fn the_rules_and_the_dashboard_in_the_packages_name_only_what_is_served() {
+        let rules = include_str!("../../../packaging/nap-agent.rules.yaml");
+        let dashboard = include_str!("../../../packaging/nap-agent.dashboard.json");
+        let served = metrics(&HealthState::default()) + &Health::new(Duration::from_secs(30)).metrics();
+        let told = served.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
+        assert_eq!(names(dashboard), names(&told), "the dashboard shows everything, and nothing else");
+        assert!(names(rules).len() > 3 && names(rules).is_subset(&names(&told)), "{:?}", names(rules));
+        let queries = [rules, dashboard].concat().replace("\\\"", "\"");
+        for verdicts in queries.split("verdict=").skip(1) {
+            for verdict in verdicts.split('"').nth(1).unwrap().split('|') {
+                assert!(told.contains(&format!("verdict=\"{verdict}\"")), "{verdict}");
+            }
+        }
+        let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap();
+        assert!(panels.iter().all(|panel| panel["targets"][0]["expr"].is_string()), "each panel asks for something");
+    }
+}

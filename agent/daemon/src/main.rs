@@ -101,6 +101,7 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
             }
             Ok(0)
         }
+        Command::RemoveConditions => conditions::remove(&context, &mut out).await,
         Command::Wait { timeout } => wait::wait(&context, timeout, &mut out).await,
         Command::Reasons => {
             show::reasons(context.output, &mut out)?;

@@ -1,4 +1,4 @@
-//! Writes our own NodeConditions, under kubelet's identity.
+//! Writes our own NodeConditions, and takes them away again, under kubelet's identity.
 //!
 //! By strategic merge of only the types that changed: lists of conditions merge by type, so nobody else's is touched and nothing has to
 //! be read first. The Node's uid goes along, so a Node that was deleted and made anew under the same name is not written to unseen.
@@ -68,10 +68,30 @@ pub async fn missing(
 /// # Errors
 /// When they are not on the Node afterwards.
 pub async fn write(root: &Root, node: &str, uid: &str, conditions: &[Condition]) -> Result<(), ConditionError> {
-    let client = api::client(root).await?;
     let now = jiff::Timestamp::now();
-    let list: Vec<Value> = conditions.iter().map(|condition| entry(condition, now)).collect();
-    let patch = json!({"metadata": {"uid": uid}, "status": {"conditions": list}});
+    let list = conditions.iter().map(|condition| entry(condition, now)).collect();
+    patch(root, node, uid, list).await
+}
+
+/// Takes the conditions of these types off the Node, and returns those that were there.
+///
+/// # Errors
+/// When they are on the Node afterwards, or nobody can tell.
+pub async fn remove(root: &Root, node: &str, types: &[&'static str]) -> Result<Vec<&'static str>, ConditionError> {
+    let found = api::node(root, node).await?;
+    let conditions = found.status.and_then(|status| status.conditions).unwrap_or_default();
+    let is_there = |kind: &&&'static str| conditions.iter().any(|condition| condition.type_ == **kind);
+    let there: Vec<&'static str> = types.iter().filter(is_there).copied().collect();
+    if !there.is_empty() {
+        let list = there.iter().map(|kind| json!({"type": kind, "$patch": "delete"})).collect();
+        patch(root, node, &found.metadata.uid.unwrap_or_default(), list).await?;
+    }
+    Ok(there)
+}
+
+async fn patch(root: &Root, node: &str, uid: &str, conditions: Vec<Value>) -> Result<(), ConditionError> {
+    let client = api::client(root).await?;
+    let patch = json!({"metadata": {"uid": uid}, "status": {"conditions": conditions}});
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let nodes = Api::<Node>::all(client);
     let sent = timeout(LIMIT, nodes.patch_status(node, &params, &Patch::Strategic(patch))).await;

@@ -30,7 +30,9 @@ pub(super) fn bytes(package: &Package) -> Result<Vec<u8>, PackageError> {
         .map(|path| Member { path: format!("{path}/"), mode: 0o755, kind: Kind::Directory })
         .collect();
     members.extend(entries.into_iter().map(|entry| match &entry.what {
-        What::File { bytes, mode } => Member { path: entry.path.clone(), mode: *mode, kind: Kind::File(bytes.clone()) },
+        What::File { bytes, mode, .. } => {
+            Member { path: entry.path.clone(), mode: *mode, kind: Kind::File(bytes.clone()) }
+        }
         What::Link { target } => Member { path: entry.path.clone(), mode: 0o777, kind: Kind::Link(target.clone()) },
     }));
     members.sort_by(|one, other| one.path.cmp(&other.path));
@@ -119,6 +121,7 @@ fn control_members(package: &Package, entries: &[&Entry], size: usize) -> Result
     let postrm = format!("if [ \"$1\" = remove ]; then\n{removed}elif [ \"$1\" = purge ]; then\n{purged}fi\n");
     let script = |text: String| format!("#!/bin/sh\nset -e\n{text}");
     Ok(vec![
+        file("conffiles", 0o644, conffiles(entries)),
         file("control", 0o644, control(package, size)?),
         file("md5sums", 0o644, md5sums(entries)),
         file("postinst", 0o755, script(postinst)),
@@ -171,6 +174,11 @@ fn libraries(package: &Package) -> Result<Vec<String>, PackageError> {
 fn newer(one: &str, other: &str) -> bool {
     let numbers = |version: &str| version.split('.').map(|part| part.parse().unwrap_or(0)).collect::<Vec<u32>>();
     numbers(one) > numbers(other)
+}
+
+fn conffiles(entries: &[&Entry]) -> String {
+    let is_config = |entry: &&&Entry| matches!(entry.what, What::File { is_config: true, .. });
+    entries.iter().filter(is_config).map(|entry| format!("{}\n", entry.path)).collect()
 }
 
 fn md5sums(entries: &[&Entry]) -> String {

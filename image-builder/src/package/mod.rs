@@ -108,6 +108,8 @@ struct FileRow {
     #[serde(default)]
     gzip: bool,
     #[serde(default)]
+    config: bool,
+    #[serde(default)]
     only: Option<Format>,
 }
 
@@ -172,6 +174,8 @@ pub enum What {
         bytes: Vec<u8>,
         /// Permission bits.
         mode: u32,
+        /// The administrator's: an upgrade does not write over what he changed, and a removal leaves it.
+        is_config: bool,
     },
     /// A symbolic link.
     Link {
@@ -213,7 +217,7 @@ impl Package {
         }
         let text = changelog::debian(&releases, &description.name, &description.maintainer);
         let path = format!("/usr/share/doc/{}/changelog.gz", description.name);
-        let what = What::File { bytes: gzipped(text.as_bytes()), mode: 0o644 };
+        let what = What::File { bytes: gzipped(text.as_bytes()), mode: 0o644, is_config: false };
         entries.push((Entry { path, what }, Some(Format::Deb)));
         entries.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
         let program = entries.iter().find_map(|(entry, _)| match &entry.what {
@@ -277,7 +281,7 @@ impl FileRow {
                 .map_err(|_| PackageError::Mode { path: self.path.clone(), found: digits.clone() })?,
         };
         let bytes = if self.gzip { gzipped(&bytes) } else { bytes };
-        Ok(Entry { path: self.path.clone(), what: What::File { bytes, mode } })
+        Ok(Entry { path: self.path.clone(), what: What::File { bytes, mode, is_config: self.config } })
     }
 }
 

@@ -34,10 +34,12 @@ pub(super) fn bytes(package: &Package) -> Result<Vec<u8>, PackageError> {
     }
     for entry in package.entries(Format::Rpm) {
         match &entry.what {
-            What::File { bytes, mode } => {
+            What::File { bytes, mode, is_config } => {
                 let mode = u16::try_from(*mode).unwrap_or(0o644);
                 let mut options = FileOptions::new(&entry.path).permissions(mode);
-                if entry.path.starts_with("/usr/share/licenses/") {
+                if *is_config {
+                    options = options.config().noreplace();
+                } else if entry.path.starts_with("/usr/share/licenses/") {
                     options = options.license();
                 } else if entry.path.starts_with("/usr/share/doc/") || entry.path.starts_with("/usr/share/man/") {
                     options = options.doc();

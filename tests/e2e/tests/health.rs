@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nap_e2e::node::{Node, api_options, free_port, text};
+use nap_e2e::node::{NAME, Node, api_options, free_port, text};
 use pretend_azure::ScheduledEvent;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -403,4 +403,17 @@ async fn conditions_are_written_when_they_change_and_only_ours() {
     assert!(writes(&watched.node).iter().all(|status| *status == Some(200)), "{:?}", writes(&watched.node));
     let still = condition(&watched.node, "Ready").unwrap();
     assert_eq!(still["lastTransitionTime"], ready["lastTransitionTime"], "kubelet's own is untouched");
+
+    // What a removal of the package does.
+    watched._guard.kill().await.unwrap();
+    let removed = watched.node.agent(&["remove-conditions"]).await;
+    let all = "KernelReady, StorageReady, NetworkingReady, ContainerRuntimeReady";
+    assert_eq!((removed.status.code(), text(&removed)), (Some(0), format!("{NAME}: removed {all}\n")));
+    assert!(all.split(", ").all(|kind| condition(&watched.node, kind).is_none()));
+    assert_eq!(condition(&watched.node, "Ready").unwrap()["lastTransitionTime"], ready["lastTransitionTime"]);
+    let again = watched.node.agent(&["remove-conditions"]).await;
+    assert_eq!(
+        (again.status.code(), text(&again)),
+        (Some(0), format!("{NAME}: no condition of the agent was there\n"))
+    );
 }

@@ -116,7 +116,17 @@ impl Changed {
 }
 
 /// Directories of package managers and of what does not outlive a machine's start.
-const OTHERS: &[&str] = &["/run", "/tmp", "/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/lib/rpm", "/var/log"];
+const OTHERS: &[&str] = &[
+    "/etc/dnf",
+    "/run",
+    "/tmp",
+    "/var/cache",
+    "/var/lib/apt",
+    "/var/lib/dnf",
+    "/var/lib/dpkg",
+    "/root/.rpmdb",
+    "/var/log",
+];
 
 fn look(directory: &Path, changed: &Path, root: &Path, found: &mut BTreeMap<PathBuf, String>) {
     for entry in fs::read_dir(directory).expect("it can be read").flatten() {

@@ -125,6 +125,24 @@ mod tests {
     }
 
     #[test]
+    fn the_file_in_the_packages_changes_nothing_and_has_every_setting() {
+        let shipped = include_str!("../../../../packaging/nap-agent.toml");
+        assert_eq!(Policy::parse(shipped).unwrap(), Policy::default());
+        let is_prose = |rest: &str| rest.is_empty() || rest.starts_with(' ');
+        let settings: String = shipped
+            .lines()
+            .filter_map(|line| line.strip_prefix('#').filter(|rest| !is_prose(rest)))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let policy = Policy::parse(&settings).unwrap();
+        let switches = REPAIRS.iter().map(|row| (row.name.to_owned(), row.risk <= policy.maximum_risk)).collect();
+        assert_eq!(policy, Policy { switches, ..Policy::default() }, "each setting is there with its usual value");
+        for key in ["observe-only", "maximum-risk"] {
+            assert!(settings.contains(&format!("\n{key} = ")), "{key}");
+        }
+    }
+
+    #[test]
     fn risk_and_switches_forbid_and_a_switch_is_stronger() {
         let row = repair("RestartContainerd").unwrap();
         let of = |text: &str| Policy::parse(text).unwrap().forbids(row).is_some();

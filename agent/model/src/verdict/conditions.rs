@@ -18,6 +18,11 @@ const TYPES: [(&str, &[Subsystem]); 4] = [
     ("ContainerRuntimeReady", &[Subsystem::Runtime, Subsystem::Kubelet]),
 ];
 
+/// The types that are ours, for who takes them off a Node.
+pub fn condition_types() -> [&'static str; 4] {
+    TYPES.map(|(kind, _)| kind)
+}
+
 /// As Kubernetes spells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConditionStatus {

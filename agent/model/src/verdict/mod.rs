@@ -28,7 +28,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub use conditions::{Condition, ConditionStatus};
+pub use conditions::{Condition, ConditionStatus, condition_types};
 pub use repairs::Order;
 
 use crate::monitor::{

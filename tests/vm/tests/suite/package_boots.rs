@@ -1,9 +1,7 @@
 //! The package as image pipelines use it: installed into an image that nap-image-builder then bakes and checks, and into one that is left
-//! as it is. Both boot. Then the running node gets a newer package.
+//! as it is. Both boot. Then the running node gets a newer package, and loses it.
 
-use std::path::Path;
-
-use nap_vm::{Image, Overlay, Vm, VmLock, artifact, workspace};
+use nap_vm::{Image, Overlay, Vm, VmLock, artifact};
 
 use crate::azure::Azure;
 use crate::guest::{self, BOOT, json, note, told, wait_for_agent};
@@ -21,7 +19,8 @@ fn a_node_boots_from_the_package_baked_or_not() {
     let mut lock = Some(VmLock::take().unwrap());
     for name in ["unbaked", "baked"] {
         let lock = lock.take().unwrap_or_else(|| VmLock::take().unwrap());
-        let image = image(name, &older);
+        let kubelet = artifact("pretend-kubelet").unwrap();
+        let image = Image::with_package(name, &kubelet, &older, name == "baked").unwrap();
         let azure = Azure::start();
         let overlay = Overlay::new().file("/root/newer.deb", &newer, 0o644);
         let options = azure.vm("package", overlay, &azure.bootstrap());
@@ -34,8 +33,24 @@ fn a_node_boots_from_the_package_baked_or_not() {
         assert!(azure.node().is_some(), "the node is registered");
         if name == "baked" {
             assert_the_newer_package_only_restarts_the_guard(&mut vm);
+            assert_a_removal_leaves_the_node_without_our_conditions(&mut vm, &azure);
         }
     }
+}
+
+fn assert_a_removal_leaves_the_node_without_our_conditions(vm: &mut Vm, azure: &Azure) {
+    let has = |kind: &str| {
+        let node = azure.node().expect("the node is registered");
+        node["status"]["conditions"].as_array().unwrap().iter().any(|condition| condition["type"] == kind)
+    };
+    guest::until_health(vm, |_| has("KernelReady"));
+    let services = "systemctl show --property InvocationID --value kubelet containerd | xargs";
+    let untouched = told(vm, services);
+    let removed = vm.run("dpkg --remove nap-agent", BOOT).unwrap();
+    assert_eq!(removed.status, 0, "{}", removed.text);
+    assert!(!has("KernelReady"), "{}", removed.text);
+    assert!(has("Ready"), "kubelet's own stays");
+    assert_eq!(told(vm, services), untouched);
 }
 
 fn assert_the_newer_package_only_restarts_the_guard(vm: &mut Vm) {
@@ -50,13 +65,4 @@ fn assert_the_newer_package_only_restarts_the_guard(vm: &mut Vm) {
     assert_eq!(told(vm, ids), untouched, "no boot, no kubelet and no containerd was started again");
     assert_eq!(told(vm, "grep -c '\"run\":\"boot\"' /var/lib/nap-agent/journal.jsonl"), kept);
     guest::assert_nothing_drifted(vm);
-}
-
-fn image(name: &str, deb: &Path) -> Image {
-    let (kubelet, builder) = (artifact("pretend-kubelet").unwrap(), artifact("nap-image-builder").unwrap());
-    let mut arguments = vec![kubelet.as_path(), deb];
-    if name == "baked" {
-        arguments.push(&builder);
-    }
-    Image::changed_by(name, &workspace().join("tests/vm/install-package.sh"), &arguments).unwrap()
 }
