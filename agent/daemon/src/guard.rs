@@ -18,7 +18,9 @@ use nap_host::{alone, api, chain, notify, observe, persist, random};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
 use nap_model::monitor::{CONTAINERD, KUBELET};
-use nap_model::plan::{Plan, Readiness, Stage, Step, Want, api_server_tag, disk_units, keep, node_name};
+use nap_model::plan::{
+    Plan, Readiness, SNAPSHOTTER_ANSWERS, Stage, Step, Want, api_server_tag, disk_units, keep, node_name,
+};
 use nap_model::report::{Failure, Reason};
 use tokio::time::{Instant, interval};
 use tracing::{debug, info, warn};
@@ -334,9 +336,10 @@ fn booted_now(context: &Context) -> Result<(), String> {
     }
 }
 
-/// Steps whose service is down. One that only has other inputs than it was started with is the guard's.
+/// Steps whose service is down. One that only has other inputs than it was started with is the guard's. A snapshotter that is silent is
+/// ill, too, and nothing that the guard could put back.
 async fn ill_services(context: &Context, plan: &Plan) -> Vec<String> {
-    let mut ill = Vec::new();
+    let mut ill = vec![SNAPSHOTTER_ANSWERS.to_owned()];
     let services = plan.steps().filter_map(|step| match &step.want {
         Want::Unit { name, .. } if [KUBELET, CONTAINERD].contains(name) => Some((&step.id, *name)),
         _ => None,

@@ -23,7 +23,8 @@ use crate::tree::CopyError;
 use crate::units::{self, UnitError, Units};
 use crate::volume::VolumeError;
 use crate::{
-    block, chain, checkpoint, expiry, kernel, packet_filter, serving_certificate, swap, tree, trust_store, volume,
+    block, chain, checkpoint, expiry, kernel, packet_filter, serving_certificate, snapshotter, swap, tree, trust_store,
+    volume,
 };
 
 /// Directory of stamps: which inputs a running unit was started with. In `/run`, so a reboot forgets them with the units.
@@ -56,6 +57,9 @@ pub enum StepError {
     /// There is no such file system on local disks, and none could be made.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// A service does not answer; what it does instead.
+    #[error("{0}")]
+    NoAnswer(String),
     /// The change succeeded and the check afterwards says it is not true.
     #[error("changed without an error, and still {0}")]
     NotTrue(String),
@@ -306,6 +310,7 @@ async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError
         Want::Reread { name, files } => plain(reread_difference(root, name, files).await?),
         Want::Module { name } => plain((!kernel::has_module(root, name)?).then(|| format!("load {name}"))),
         Want::PacketFilter { rules } => plain(packet_filter::difference(root, rules)?),
+        Want::SnapshotterAnswers { socket } => plain(snapshotter::difference(root, socket).await),
         Want::Unit { name, inputs, readiness } => plain(unit_difference(root, name, inputs, *readiness).await?),
     })
 }
@@ -470,6 +475,9 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
         Want::Volume { volume } => Ok(volume::make(root, &volume).await?),
         Want::File { path, mode, content } | Want::FileIfAbsent { path, mode, content } => {
             blocking(root, move |root| root.write(&path, content.reveal().as_bytes(), mode)).await
+        }
+        Want::SnapshotterAnswers { socket } => {
+            snapshotter::answers(root, socket.as_str(), snapshotter::START_LIMIT).await.map_err(StepError::NoAnswer)
         }
         Want::Absent { path } => blocking(root, move |root| root.remove(&path)).await,
         Want::Sysctl { key, value } => blocking(root, move |root| kernel::write_sysctl(root, &key, &value)).await,

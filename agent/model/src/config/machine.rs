@@ -21,6 +21,8 @@ pub struct Claims {
     pub encryption_at_host: Option<bool>,
     /// Size of the OS disk in GB as Azure counts (GiB).
     pub os_disk_gb: Option<u32>,
+    /// Whether pods run in virtual machines of their own.
+    pub kata: bool,
 }
 
 /// Source: karpenter-provider-azure, AKSNodeClass `imageFamily`.
@@ -151,4 +153,6 @@ impl Default for Gpu {
 pub struct Registries {
     /// Registry of a network-isolated cluster: host, or host and path, that stands for the cloud's public one.
     pub bootstrap: Option<String>,
+    /// Whether images are streamed where their registry has them in that form.
+    pub streaming: bool,
 }

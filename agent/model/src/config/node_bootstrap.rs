@@ -264,7 +264,10 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         local_dns: node_class::local_dns(checked, findings),
         gpu: node_class::gpu(checked),
         storage: storage::read(checked),
-        registries: Registries { bootstrap: checked.text("registries.bootstrap").map(str::to_owned) },
+        registries: Registries {
+            bootstrap: checked.text("registries.bootstrap").map(str::to_owned),
+            streaming: checked.flag("nodeClass.artifactStreaming.enabled") == Some(true),
+        },
         cloud: cloud(checked),
         boot: boot(checked),
         cluster: cluster?,

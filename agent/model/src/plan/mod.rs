@@ -24,6 +24,7 @@ mod registries;
 mod resource;
 mod secure_tls;
 mod slices;
+mod streaming;
 mod system;
 mod trust;
 
@@ -45,6 +46,8 @@ pub use registries::public_registry;
 pub use resource::{AbsPath, AbsPathError, Content, Digest, Place, Plan, Readiness, Stage, Step, Want, When};
 use secure_tls::SecureTls;
 pub use secure_tls::{SECURE_TLS_RUN, SECURE_TLS_UNIT, tries_secure_tls};
+use streaming::Streaming;
+pub use streaming::{SNAPSHOTTER_ANSWERS, SNAPSHOTTER_DIRECTORY, SNAPSHOTTER_SOCKET, decides_streaming};
 
 use crate::config::NodeConfig;
 use crate::facts::Facts;
@@ -87,8 +90,9 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     slices::refuse_missing(&config.kubelet.config)?;
     let disks = LocalDisks::new(config, facts);
     let local_dns = LocalDns::new(config, facts);
-    let kubelet = kubelet::Kubelet::new(config, facts, os, &shared, &local_dns)?;
-    let containerd = containerd::Containerd::new(config, facts, os, &shared, &mut notes);
+    let streaming = Streaming::new(config, facts);
+    let kubelet = kubelet::Kubelet::new(config, facts, os, &shared, (&local_dns, &streaming))?;
+    let containerd = containerd::Containerd::new(config, facts, (os, &streaming), &shared, &mut notes);
     let filter = packet_filter::PacketFilter::new(config, facts, &local_dns);
     let files = [
         kubelet.files(),
@@ -109,10 +113,12 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         system::units(config, os, disks.swap()),
         claims::grown_root(facts, &mut notes),
         gpu::units(config, facts),
+        streaming.units(),
     ];
     notes.extend(SecureTls::new(config, facts).note(config));
     notes.extend(disks.notes().iter().cloned());
     notes.extend(local_dns.notes(config));
+    notes.extend(streaming.notes());
     notes.extend(kubelet.notes.clone());
     let packet_filter = filter.loaded();
     notes.extend(filter.into_notes());
@@ -125,6 +131,8 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         stages.push(Stage { name: "local-dns-files", steps: local_dns.files() });
         stages.push(Stage { name: "local-dns", steps: vec![running] });
     }
+    // Before containerd's files, which say who makes its snapshots.
+    stages.extend(streaming.stages());
     let settings =
         [kernel::sysctls(config), system::settings(config, os, disks.swap()), disks::queues(facts), packet_filter];
     stages.extend([

@@ -217,6 +217,11 @@ pub enum Want {
         /// The whole text of that file.
         rules: String,
     },
+    /// A snapshotter of containerd's kind that answers.
+    SnapshotterAnswers {
+        /// Its socket.
+        socket: AbsPath,
+    },
     /// A systemd unit that runs with these inputs.
     Unit {
         /// Its name with suffix.

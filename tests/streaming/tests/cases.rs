@@ -1,0 +1,296 @@
+//! What a real containerd does when its snapshotter does not: each case first as it is without us, then as we leave it.
+//!
+//! The cases are those of `facts/disks-imds-streaming.md` 5.3. Everything runs below a scratch directory; the configurations are the
+//! plan's own. Needs root and `tests/containerd/fetch.sh`; says SKIPPED otherwise.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nap_host::root::Root;
+use nap_host::snapshotter;
+use nap_model::config::{NodeConfig, decode};
+use nap_model::monitor::NoAnswer;
+use nap_model::os::Distribution;
+use nap_model::plan::{Want, plan};
+use pretend_streaming::containerd::{Containerd, fetched};
+use pretend_streaming::cri::Cri;
+use pretend_streaming::grpc::Status;
+use pretend_streaming::registry::{Image, Registry};
+
+const DOCUMENT: &str = include_str!("../../../agent/model/testdata/streaming.yaml");
+
+/// The versions that the plan is told of, by series.
+const SERIES: [(&str, &str); 2] = [("1.7", "1.7.24"), ("2", "2.1.9")];
+
+/// A node's containerd with what is around it.
+struct Bench {
+    directory: tempfile::TempDir,
+    registry: Registry,
+    containerd: Containerd,
+    version: &'static str,
+    snapshotter: Option<Child>,
+    app: Image,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.kill_snapshotter();
+    }
+}
+
+impl Bench {
+    async fn new(programs: &Path, version: &'static str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (app, pause) = (Image::waits("test/app", "1"), Image::waits("test/pause", "1"));
+        let registry = Registry::start(0, &[app.clone(), pause.clone()]).await.unwrap();
+        for image in [&app, &pause] {
+            image.lay_out(&directory.path().join("snapshots/layers")).unwrap();
+        }
+        let hosts = directory.path().join("certs.d").join(registry.name());
+        fs::create_dir_all(&hosts).unwrap();
+        fs::write(hosts.join("hosts.toml"), format!("server = \"http://{}\"\n", registry.name())).unwrap();
+        let containerd = Containerd::new(programs, directory.path());
+        Self { directory, registry, containerd, version, snapshotter: None, app }
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.directory.path().join(path)
+    }
+
+    fn start_snapshotter(&mut self, mode: &str) {
+        self.kill_snapshotter();
+        let program = env!("CARGO_BIN_EXE_pretend-snapshotter");
+        let mut command = Command::new(program);
+        command.arg(self.at("snapshotter.sock")).arg(self.at("snapshots")).arg(mode).stdout(Stdio::null());
+        self.snapshotter = Some(command.spawn().unwrap());
+    }
+
+    fn kill_snapshotter(&mut self) {
+        if let Some(mut snapshotter) = self.snapshotter.take() {
+            snapshotter.kill().unwrap();
+            snapshotter.wait().unwrap();
+        }
+    }
+
+    /// What the boot's own probe says of the snapshotter.
+    async fn probe(&self, limit: Duration) -> Result<(), String> {
+        let root = Root::open(self.directory.path()).unwrap();
+        snapshotter::answers(&root, "/snapshotter.sock", limit).await
+    }
+
+    /// containerd's configuration in the plan of a node that streams, or whose streaming did not come up.
+    fn configuration(&self, failure: Option<&str>) -> String {
+        let text = DOCUMENT.replace("MODE", "none").replace("VERSION", "1.34.2");
+        let mut config: NodeConfig = decode(text.as_bytes()).unwrap().config.unwrap();
+        config.containerd.sandbox_image = self.image("test/pause:1");
+        let mut facts = Distribution::named("ubuntu-24.04").unwrap().typical_facts();
+        facts.programs.containerd = self.version.try_into().ok();
+        facts.streaming_failure = failure.map(str::to_owned);
+        let plan = plan(&config, &facts).unwrap();
+        let file = plan.steps().find_map(|step| match &step.want {
+            Want::File { path, content, .. } if path.as_str() == "/etc/containerd/config.toml" => Some(content),
+            _ => None,
+        });
+        file.unwrap().reveal().to_owned()
+    }
+
+    async fn start(&mut self) -> Cri {
+        let configuration = self.configuration(None);
+        self.containerd.start(&configuration).await.unwrap();
+        self.containerd.cri()
+    }
+
+    /// As the boot leaves a node whose streaming did not come up.
+    async fn start_without_streaming(&mut self, why: &str) -> Cri {
+        let configuration = self.configuration(Some(why));
+        self.containerd.start(&configuration).await.unwrap();
+        self.containerd.cri()
+    }
+
+    fn image(&self, name: &str) -> String {
+        format!("{}/{name}", self.registry.name())
+    }
+}
+
+/// A bench for each containerd that was fetched.
+async fn benches() -> Vec<Bench> {
+    let mut benches = Vec::new();
+    for (series, version) in SERIES {
+        match fetched(series) {
+            Some(programs) => benches.push(Bench::new(&programs, version).await),
+            None => {
+                let _ = writeln!(std::io::stderr(), "SKIPPED: no containerd {series} in target, or not root"); // nobody listens
+            }
+        }
+    }
+    benches
+}
+
+#[tokio::test]
+async fn a_without_the_plugin_there_is_no_cri_and_the_plan_never_leaves_it_out() {
+    for mut bench in benches().await {
+        let whole = bench.configuration(None);
+        let mut table: toml::Table = whole.parse().unwrap();
+        table.remove("proxy_plugins").expect("the plan declares it");
+        bench.containerd.start(&toml::to_string(&table).unwrap()).await.unwrap();
+        let status = bench.containerd.cri().version().await.unwrap_err();
+        assert_eq!(status.code, Status::UNIMPLEMENTED, "{}: {status}", bench.version);
+        bench.containerd.start(&whole).await.unwrap();
+        bench.containerd.cri().version().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn b_a_socket_where_nobody_listens_breaks_every_pull_and_the_probe_sees_it_first() {
+    for mut bench in benches().await {
+        let app = bench.image("test/app:1");
+        let cri = bench.start().await;
+        let status = cri.pull(&app).await.unwrap_err();
+        assert!(status.message.contains("snapshotter.sock"), "{}: {status}", bench.version);
+        assert!(cri.run_pod("a").await.is_err(), "the pause image cannot be unpacked either");
+
+        let start = Instant::now();
+        let why = bench.probe(Duration::from_secs(1)).await.unwrap_err();
+        assert!(why.contains("nobody listens"), "{why}");
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        let cri = bench.start_without_streaming(&why).await;
+        cri.pull(&app).await.unwrap();
+        assert_eq!(cri.images().await.unwrap(), [app.as_str()], "{}", bench.version);
+    }
+}
+
+#[tokio::test]
+async fn b2_a_snapshotter_that_comes_late_is_used_without_a_restart() {
+    for mut bench in benches().await {
+        let app = bench.image("test/app:1");
+        let cri = bench.start().await;
+        cri.pull(&app).await.unwrap_err();
+        bench.start_snapshotter("plain");
+        bench.probe(Duration::from_secs(10)).await.unwrap();
+        // containerd's own connection may be in a pause between two tries.
+        until(|| async { cri.pull(&app).await.is_ok() }).await;
+        assert_eq!(cri.images().await.unwrap(), [app.as_str()], "{}", bench.version);
+    }
+}
+
+#[tokio::test]
+async fn b3_containerd_that_starts_first_loses_its_images_and_one_that_waits_does_not() {
+    for mut bench in benches().await {
+        let app = bench.image("test/app:1");
+        bench.start_snapshotter("plain");
+        bench.probe(Duration::from_secs(10)).await.unwrap();
+        let cri = bench.start().await;
+        cri.pull(&app).await.unwrap();
+        assert_eq!(cri.images().await.unwrap(), [app.as_str()]);
+
+        // A reboot without an order: containerd is first.
+        bench.containerd.stop().unwrap();
+        bench.kill_snapshotter();
+        let cri = bench.start().await;
+        assert_eq!(cri.images().await.unwrap(), [""; 0], "{}", bench.version);
+        bench.start_snapshotter("plain");
+        bench.probe(Duration::from_secs(10)).await.unwrap();
+        assert_eq!(cri.images().await.unwrap(), [""; 0], "{}: the socket is back, the images are not", bench.version);
+
+        // A reboot with the drop-in's wait: the snapshotter comes while it waits.
+        bench.containerd.stop().unwrap();
+        bench.kill_snapshotter();
+        let waiting = async {
+            let wait = bench.probe(Duration::from_secs(20));
+            tokio::pin!(wait);
+            let early = tokio::time::timeout(Duration::from_secs(1), &mut wait).await;
+            assert!(early.is_err(), "it waits while nobody listens");
+            let program = env!("CARGO_BIN_EXE_pretend-snapshotter");
+            let snapshotter =
+                Command::new(program).arg(bench.at("snapshotter.sock")).arg(bench.at("snapshots")).arg("plain").spawn();
+            wait.await.unwrap();
+            snapshotter.unwrap()
+        };
+        let snapshotter = waiting.await;
+        bench.snapshotter = Some(snapshotter);
+        let cri = bench.start().await;
+        assert_eq!(cri.images().await.unwrap(), [app.as_str()], "{}", bench.version);
+    }
+}
+
+#[tokio::test]
+async fn d_images_of_overlayfs_are_unpacked_again_when_streaming_comes() {
+    for mut bench in benches().await {
+        let app = bench.image("test/app:1");
+        let cri = bench.start_without_streaming("not yet").await;
+        cri.pull(&app).await.unwrap();
+        bench.start_snapshotter("plain");
+        bench.probe(Duration::from_secs(10)).await.unwrap();
+        let cri = bench.start().await;
+        assert_eq!(cri.images().await.unwrap(), [app.as_str()], "{}", bench.version);
+        bench.registry.take_log();
+        cri.pull(&app).await.unwrap();
+        let log = bench.registry.take_log();
+        assert!(!log.iter().any(|line| line.starts_with("GET") && line.contains("/blobs/")), "{log:?}");
+    }
+}
+
+#[tokio::test]
+async fn e_a_snapshotter_that_hangs_holds_every_pull_and_the_probe_does_not_wait_for_it() {
+    for mut bench in benches().await {
+        let app = bench.image("test/app:1");
+        bench.start_snapshotter("hang");
+        let start = Instant::now();
+        let why = bench.probe(Duration::from_secs(3)).await.unwrap_err();
+        assert!(why.contains("gives no answer"), "{why}");
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+
+        bench.start().await;
+        let patient = Cri::new(&bench.containerd.socket(), Duration::from_secs(8));
+        let status = patient.pull(&app).await.unwrap_err();
+        assert_eq!(status.code, Status::DEADLINE_EXCEEDED, "{}: {status}", bench.version);
+
+        let cri = bench.start_without_streaming(&why).await;
+        cri.pull(&app).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn f_containerds_own_list_says_nothing_and_the_sockets_does() {
+    for mut bench in benches().await {
+        bench.start().await;
+        bench.containerd.cri().list_snapshots("overlaybd").await.unwrap();
+        let socket = bench.at("snapshotter.sock");
+        let ask = || async { snapshotter::ask(&socket, Duration::from_secs(1)).await };
+        assert!(matches!(ask().await, Err(NoAnswer::Refused(_))), "{:?}", ask().await);
+        bench.start_snapshotter("fail");
+        let bad = |answer: &Result<(), NoAnswer>| matches!(answer, Err(NoAnswer::Bad(_)));
+        until(|| async { bad(&ask().await) }).await;
+        bench.start_snapshotter("plain");
+        until(|| async { ask().await.is_ok() }).await;
+    }
+}
+
+/// Looks until it is so; the deadline is what fails.
+async fn until<F: Future<Output = bool>>(look: impl Fn() -> F) {
+    let start = Instant::now();
+    while !look().await {
+        assert!(start.elapsed() < Duration::from_secs(20), "it did not happen");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_streamed_image_is_there_without_its_layers() {
+    for mut bench in benches().await {
+        let app = bench.image("test/app:1");
+        bench.start_snapshotter("remote");
+        bench.probe(Duration::from_secs(10)).await.unwrap();
+        let cri = bench.start().await;
+        cri.pull(&app).await.unwrap();
+        let log = bench.registry.take_log();
+        let layers: Vec<String> =
+            bench.app.layers.iter().map(|layer| pretend_streaming::registry::digest(layer)).collect();
+        let pulled: Vec<&String> = log.iter().filter(|line| layers.iter().any(|layer| line.contains(layer))).collect();
+        assert_eq!(pulled, [""; 0], "{}: {log:?}", bench.version);
+        assert!(log.iter().any(|line| line.starts_with("GET") && line.contains("/manifests/")), "{log:?}");
+    }
+}
