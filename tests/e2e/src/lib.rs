@@ -219,6 +219,7 @@ impl ScratchRoot {
                 | Want::Reread { .. }
                 | Want::Enabled { .. }
                 | Want::Module { .. }
+                | Want::SnapshotterAnswers { .. }
                 | Want::PacketFilter { .. } => {}
             }
         }
