@@ -321,6 +321,7 @@ impl Run<'_> {
                 | StepError::PacketFilter(_)
                 | StepError::Copy(_)
                 | StepError::Volume(_)
+                | StepError::Images(_)
                 | StepError::NoAnswer(_)
                 | StepError::NotTrue(_)
                 | StepError::NotInKernel(_),

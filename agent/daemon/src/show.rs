@@ -87,6 +87,7 @@ fn target(want: &Want) -> String {
         Want::Module { name } => format!("module {name}"),
         Want::PacketFilter { rules } => format!("{} loaded, {} bytes", packet_filter_rules(), rules.len()),
         Want::SnapshotterAnswers { socket } => format!("a snapshotter that answers at {socket}"),
+        Want::WholeImages { .. } => "no image without its layers".to_owned(),
         Want::Unit { name, readiness, .. } => format!("{name} {readiness:?}"),
     }
 }

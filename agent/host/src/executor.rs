@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::cmd::CmdError;
+use crate::images::ImagesError;
 use crate::journal::{Event, Journal};
 use crate::packet_filter::PacketFilterError;
 use crate::root::{Entry, FileError, Kind, Root};
@@ -23,8 +24,8 @@ use crate::tree::CopyError;
 use crate::units::{self, UnitError, Units};
 use crate::volume::VolumeError;
 use crate::{
-    block, chain, checkpoint, expiry, kernel, packet_filter, serving_certificate, snapshotter, swap, tree, trust_store,
-    volume,
+    block, chain, checkpoint, expiry, images, kernel, packet_filter, serving_certificate, snapshotter, swap, tree,
+    trust_store, volume,
 };
 
 /// Directory of stamps: which inputs a running unit was started with. In `/run`, so a reboot forgets them with the units.
@@ -57,6 +58,9 @@ pub enum StepError {
     /// There is no such file system on local disks, and none could be made.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// containerd does not tell of its images, or keeps them.
+    #[error(transparent)]
+    Images(#[from] ImagesError),
     /// A service does not answer; what it does instead.
     #[error("{0}")]
     NoAnswer(String),
@@ -311,6 +315,7 @@ async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError
         Want::Module { name } => plain((!kernel::has_module(root, name)?).then(|| format!("load {name}"))),
         Want::PacketFilter { rules } => plain(packet_filter::difference(root, rules)?),
         Want::SnapshotterAnswers { socket } => plain(snapshotter::difference(root, socket).await),
+        Want::WholeImages { socket } => plain(images::difference(root, socket).await?),
         Want::Unit { name, inputs, readiness } => plain(unit_difference(root, name, inputs, *readiness).await?),
     })
 }
@@ -476,6 +481,7 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
         Want::File { path, mode, content } | Want::FileIfAbsent { path, mode, content } => {
             blocking(root, move |root| root.write(&path, content.reveal().as_bytes(), mode)).await
         }
+        Want::WholeImages { socket } => Ok(images::forget_hollow(root, &socket).await?),
         Want::SnapshotterAnswers { socket } => {
             snapshotter::answers(root, socket.as_str(), snapshotter::START_LIMIT).await.map_err(StepError::NoAnswer)
         }

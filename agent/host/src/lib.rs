@@ -13,6 +13,7 @@ pub mod confined;
 pub mod executor;
 mod expiry;
 mod grpc;
+pub mod images;
 pub mod imds;
 pub mod journal;
 mod kernel;

@@ -220,6 +220,7 @@ impl ScratchRoot {
                 | Want::Enabled { .. }
                 | Want::Module { .. }
                 | Want::SnapshotterAnswers { .. }
+                | Want::WholeImages { .. }
                 | Want::PacketFilter { .. } => {}
             }
         }

@@ -7,14 +7,17 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nap_host::executor::Executor;
+use nap_host::journal::Journal;
 use nap_host::root::Root;
 use nap_host::snapshotter;
 use nap_model::config::{NodeConfig, decode};
 use nap_model::monitor::NoAnswer;
 use nap_model::os::Distribution;
-use nap_model::plan::{Want, plan};
+use nap_model::plan::{AbsPath, Stage, Step, Want, plan};
 use pretend_streaming::containerd::{Containerd, fetched};
 use pretend_streaming::cri::Cri;
 use pretend_streaming::grpc::Status;
@@ -213,6 +216,50 @@ async fn b3_containerd_that_starts_first_loses_its_images_and_one_that_waits_doe
         bench.snapshotter = Some(snapshotter);
         let cri = bench.start().await;
         assert_eq!(cri.images().await.unwrap(), [app.as_str()], "{}", bench.version);
+    }
+}
+
+/// The executor's step for a node that falls back, on this bench's containerd.
+async fn forget_hollow_images(bench: &Bench) -> Vec<String> {
+    let root = Arc::new(Root::open(bench.directory.path()).unwrap());
+    let journal = Arc::new(Journal::open(&root, "boot", "test").unwrap());
+    let executor = Executor::new(Arc::clone(&root), journal, Duration::from_secs(1));
+    let want = Want::WholeImages { socket: AbsPath::literal("/containerd.sock") };
+    let step = Step::new("whole", "a test", want);
+    executor.apply(&Stage { name: "test", steps: vec![step] }).await.unwrap().changed
+}
+
+#[tokio::test]
+async fn c_a_streamed_image_is_stuck_under_overlayfs_until_it_is_forgotten() {
+    for mut bench in benches().await {
+        let (app, pause) = (bench.image("test/app:1"), bench.image("test/pause:1"));
+        bench.start_snapshotter("remote");
+        bench.probe(Duration::from_secs(10)).await.unwrap();
+        let cri = bench.start().await;
+        for image in [&app, &pause] {
+            cri.pull(image).await.unwrap();
+        }
+        bench.containerd.stop().unwrap();
+        bench.kill_snapshotter();
+
+        // The pause image was streamed, too, and kubelet pulls nothing that is listed.
+        let cri = bench.start_without_streaming("the snapshotter is gone").await;
+        assert_eq!(cri.images().await.unwrap(), [app.as_str(), pause.as_str()]);
+        let status = cri.run_pod("c").await.unwrap_err();
+        assert!(status.message.contains("not found"), "{}: {status}", bench.version);
+
+        assert_eq!(forget_hollow_images(&bench).await, ["whole"], "{}", bench.version);
+        until(|| async { cri.images().await.unwrap().is_empty() }).await;
+        for image in [&app, &pause] {
+            cri.pull(image).await.unwrap();
+        }
+        assert_eq!(forget_hollow_images(&bench).await, [""; 0], "{}: what was pulled is whole", bench.version);
+        assert_eq!(cri.images().await.unwrap(), [app.as_str(), pause.as_str()]);
+        // A machine that builds may not be allowed to start a container; then it comes as far as runc.
+        match cri.run_pod("c").await {
+            Ok(pod) => _ = cri.run_container(&pod, "c", &app).await.unwrap(),
+            Err(status) => assert!(status.message.contains("runc"), "{}: {status}", bench.version),
+        }
     }
 }
 

@@ -63,7 +63,13 @@ pub fn plan(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         crate::image::refuse(image, config, Distribution::of(&facts.os)?)?;
     }
     credentials::refuse_missing(config, facts)?;
-    keep(config, facts)
+    let mut plan = keep(config, facts)?;
+    // Not for the guard: to look into every image twice a minute is dear, and nothing is streamed any more.
+    if let Some(step) = Streaming::new(config, facts).whole_images() {
+        let after = plan.stages.iter().position(|stage| stage.name == "containerd").map_or(0, |at| at + 1);
+        plan.stages.insert(after, Stage { name: "whole-images", steps: vec![step] });
+    }
+    Ok(plan)
 }
 
 /// What may be done when an image is built: the steps of every plan that need neither a configuration nor a running machine.

@@ -222,6 +222,11 @@ pub enum Want {
         /// Its socket.
         socket: AbsPath,
     },
+    /// No image of pods in containerd's books without its layers; one that is, is forgotten.
+    WholeImages {
+        /// containerd's socket.
+        socket: AbsPath,
+    },
     /// A systemd unit that runs with these inputs.
     Unit {
         /// Its name with suffix.

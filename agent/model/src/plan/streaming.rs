@@ -29,6 +29,9 @@ pub const SNAPSHOTTER_SOCKET: &str = "/run/overlaybd-snapshotter/overlaybd.sock"
 /// Where it keeps its snapshots. Source: the same.
 pub const SNAPSHOTTER_DIRECTORY: &str = "/var/lib/containerd/io.containerd.snapshotter.v1.overlaybd/snapshots";
 
+/// containerd's own.
+const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+
 /// Whatever of streaming did not come up: the steps whose failure means overlayfs.
 const DECISIVE: &[&str] = &["streaming.devices", "streaming.snapshotter", "streaming.answers"];
 
@@ -145,6 +148,14 @@ impl Streaming {
                 vec![Step::new("streaming.drop-in", why, public_file(DROP_IN, drop_in()))]
             }
         }
+    }
+
+    /// What was streamed cannot be unpacked by overlayfs: kubelet must pull it.
+    pub(super) fn whole_images(&self) -> Option<Step> {
+        let Self::Unavailable { has_snapshots: true, .. } = self else { return None };
+        let want = Want::WholeImages { socket: AbsPath::literal(CONTAINERD_SOCKET) };
+        let why = "no container could be made of an image that was streamed";
+        Some(Step::new("streaming.whole-images", why, want).desired())
     }
 
     /// The services beside those that the node cannot start without.

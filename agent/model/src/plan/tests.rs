@@ -107,6 +107,7 @@ fn golden(plan: &Plan) -> String {
                 Want::PacketFilter { rules } => {
                     writeln!(text, "packet filter {}, {} bytes", packet_filter_rules(), rules.len()).unwrap()
                 }
+                Want::WholeImages { socket } => writeln!(text, "whole images behind {socket}").unwrap(),
                 Want::SnapshotterAnswers { socket } => writeln!(text, "a snapshotter answers at {socket}").unwrap(),
                 Want::Unit { name, readiness, .. } => writeln!(text, "unit {name} {readiness:?}").unwrap(),
             }
@@ -162,6 +163,7 @@ fn step_ids_and_targets_are_unique() {
             | Want::SelfSigned { certificate: path, .. } => Some(path),
             Want::Volume { .. }
             | Want::SnapshotterAnswers { .. }
+            | Want::WholeImages { .. }
             | Want::Sysctl { .. }
             | Want::Module { .. }
             | Want::Unit { .. }

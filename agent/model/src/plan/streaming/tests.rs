@@ -165,6 +165,9 @@ fn what_serves_containers_runs_on_when_a_node_falls_back_later() {
         .filter(|name| crate::os::STREAMING_UNITS.contains(name))
         .collect();
     assert_eq!(touched, [STREAMING_MIRROR], "devices that are read from must be served");
+    let names: Vec<_> = plan.stages.iter().map(|stage| stage.name).collect();
+    let at = |name: &str| names.iter().position(|found| *found == name).unwrap();
+    assert!(at("containerd") < at("whole-images") && at("whole-images") < at("kubelet"), "{names:?}");
 }
 
 #[test]
