@@ -87,6 +87,11 @@ fn target(want: &Want) -> String {
         Want::Module { name } => format!("module {name}"),
         Want::PacketFilter { rules } => format!("{} loaded, {} bytes", packet_filter_rules(), rules.len()),
         Want::SnapshotterAnswers { socket } => format!("a snapshotter that answers at {socket}"),
+        Want::MirrorAnswers { port } => format!("a mirror that answers at port {port}"),
+        Want::Hosts { path, content: Some(text), .. } => {
+            format!("{path}, {} bytes, unless it is another's", text.len())
+        }
+        Want::Hosts { path, content: None, .. } => format!("no {path} of ours"),
         Want::WholeImages { .. } => "no image without its layers".to_owned(),
         Want::Unit { name, readiness, .. } => format!("{name} {readiness:?}"),
     }

@@ -24,8 +24,8 @@ use crate::tree::CopyError;
 use crate::units::{self, UnitError, Units};
 use crate::volume::VolumeError;
 use crate::{
-    block, chain, checkpoint, expiry, images, kernel, packet_filter, serving_certificate, snapshotter, swap, tree,
-    trust_store, volume,
+    block, chain, checkpoint, expiry, hosts, images, kernel, mirror, packet_filter, serving_certificate, snapshotter,
+    swap, tree, trust_store, volume,
 };
 
 /// Directory of stamps: which inputs a running unit was started with. In `/run`, so a reboot forgets them with the units.
@@ -315,6 +315,8 @@ async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError
         Want::Module { name } => plain((!kernel::has_module(root, name)?).then(|| format!("load {name}"))),
         Want::PacketFilter { rules } => plain(packet_filter::difference(root, rules)?),
         Want::SnapshotterAnswers { socket } => plain(snapshotter::difference(root, socket).await),
+        Want::MirrorAnswers { port } => plain(mirror::ask(*port).await.err()),
+        Want::Hosts { path, content, mirror } => plain(hosts::difference(root, path, content.as_deref(), mirror)?),
         Want::WholeImages { socket } => plain(images::difference(root, socket).await?),
         Want::Unit { name, inputs, readiness } => plain(unit_difference(root, name, inputs, *readiness).await?),
     })
@@ -480,6 +482,10 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
         Want::Volume { volume } => Ok(volume::make(root, &volume).await?),
         Want::File { path, mode, content } | Want::FileIfAbsent { path, mode, content } => {
             blocking(root, move |root| root.write(&path, content.reveal().as_bytes(), mode)).await
+        }
+        Want::MirrorAnswers { port } => mirror::answers(port, mirror::START_LIMIT).await.map_err(StepError::NoAnswer),
+        Want::Hosts { path, content, mirror } => {
+            blocking(root, move |root| hosts::write(root, &path, content.as_deref(), &mirror)).await
         }
         Want::WholeImages { socket } => Ok(images::forget_hollow(root, &socket).await?),
         Want::SnapshotterAnswers { socket } => {

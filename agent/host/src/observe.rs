@@ -59,6 +59,7 @@ pub async fn observe(root: &Root) -> Result<Facts, FileError> {
         secure_tls_failure: None,
         streaming: None,
         streaming_failure: None,
+        mirror_failure: None,
         os,
     })
 }

@@ -118,6 +118,7 @@ pub(super) fn storage(checked: Checked<'_>) -> Storage {
 pub(super) fn registries(checked: Checked<'_>) -> Registries {
     Registries {
         bootstrap: checked.text("bootstrap_profile_container_registry_server").map(str::to_owned),
+        mirrors: Vec::new(),
         streaming: checked.flag("enable_artifact_streaming") == Some(true),
     }
 }

@@ -118,6 +118,11 @@ fn neighbours() -> Vec<(&'static str, &'static str, Value)> {
             "kubelet_config.kubelet_config_file_config",
             json!({"maxPods": 7}),
         ),
+        (
+            "registries.mirrors",
+            "registries.mirrors",
+            json!([{"registry": "other.example", "endpoints": ["http://other.example"]}]),
+        ),
         ("is_kata", "enable_artifact_streaming", json!(true)),
         ("custom_linux_os_config.", "kubelet_config.kubelet_flags.--fail-swap-on", json!("false")),
         ("custom_linux_os_config.swap_file_size", "custom_linux_os_config.enable_swap_config", json!(true)),

@@ -89,6 +89,9 @@ pub struct Facts {
     /// Why artifact streaming did not come up in this boot of the machine; absent when it did or was not tried.
     #[serde(default)]
     pub streaming_failure: Option<String>,
+    /// What the streaming mirror does instead of answering; absent while it answers or was not asked.
+    #[serde(default)]
+    pub mirror_failure: Option<String>,
 }
 
 /// `/etc/os-release`.

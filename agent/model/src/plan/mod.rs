@@ -42,12 +42,14 @@ pub use local_dns::{COREFILE, LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT};
 pub use network::api_server_tag;
 pub use packet_filter::{PACKET_FILTER_TABLE, packet_filter_rules};
 use provider_id::node_provider_id;
-pub use registries::public_registry;
+pub use registries::{HOSTS_OF_OURS, public_registry};
 pub use resource::{AbsPath, AbsPathError, Content, Digest, Place, Plan, Readiness, Stage, Step, Want, When};
 use secure_tls::SecureTls;
 pub use secure_tls::{SECURE_TLS_RUN, SECURE_TLS_UNIT, tries_secure_tls};
 use streaming::Streaming;
-pub use streaming::{SNAPSHOTTER_ANSWERS, SNAPSHOTTER_DIRECTORY, SNAPSHOTTER_SOCKET, decides_streaming};
+pub use streaming::{
+    MIRROR_ANSWERS, MIRROR_PORT, SNAPSHOTTER_ANSWERS, SNAPSHOTTER_DIRECTORY, SNAPSHOTTER_SOCKET, decides_streaming,
+};
 
 use crate::config::NodeConfig;
 use crate::facts::Facts;
@@ -110,7 +112,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         kernel::files(config),
         system::files(config, os, disks.swap()),
         network::files(config, facts, os, &mut notes),
-        registries::files(config),
+        registries::files(config, streaming.mirror()),
         shared,
         filter.files(),
     ];

@@ -227,6 +227,20 @@ pub enum Want {
         /// containerd's socket.
         socket: AbsPath,
     },
+    /// The mirror of streamed images, which answers.
+    MirrorAnswers {
+        /// Its port on loopback.
+        port: u16,
+    },
+    /// Where containerd asks for a registry's images. A file that somebody else wrote stays as it is.
+    Hosts {
+        /// Where.
+        path: AbsPath,
+        /// What is in it; absent when there is to be none of ours, and none of others that names the mirror.
+        content: Option<String>,
+        /// What names the mirror in a file of others, which is then set aside and comes back with the mirror.
+        mirror: String,
+    },
     /// A systemd unit that runs with these inputs.
     Unit {
         /// Its name with suffix.

@@ -29,6 +29,12 @@ pub const SNAPSHOTTER_SOCKET: &str = "/run/overlaybd-snapshotter/overlaybd.sock"
 /// Where it keeps its snapshots. Source: the same.
 pub const SNAPSHOTTER_DIRECTORY: &str = "/var/lib/containerd/io.containerd.snapshotter.v1.overlaybd/snapshots";
 
+/// Where the mirror listens on loopback. Source: acr-mirror, `config.toml`.
+pub const MIRROR_PORT: u16 = 8578;
+
+/// The step that asks the mirror.
+pub const MIRROR_ANSWERS: &str = "streaming.mirror-answers";
+
 /// containerd's own.
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 
@@ -64,8 +70,19 @@ pub(super) enum Streaming {
         /// The snapshotter has snapshots, of containers that may be running.
         has_snapshots: bool,
     },
-    /// Images are streamed.
-    Streams,
+    /// Images are streamed; while the mirror answers otherwise than it should, for this reason, they are pulled whole.
+    Streams { mirror_failure: Option<String> },
+}
+
+/// What containerd is told of the mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MirrorUse {
+    /// Nothing, and nobody else's word is touched.
+    Unwanted,
+    /// It is asked first.
+    Asked,
+    /// It must not be asked.
+    NotAsked,
 }
 
 impl Streaming {
@@ -79,18 +96,37 @@ impl Streaming {
             .as_ref()
             .map_or_else(nobody_looked, |seen: &Seen| (requirements::unmet(config, facts, seen), seen.has_snapshots));
         why.extend(facts.streaming_failure.iter().map(|why| format!("DidNotComeUp: {why}")));
-        if why.is_empty() { Self::Streams } else { Self::Unavailable { why, has_snapshots } }
+        if why.is_empty() {
+            Self::Streams { mirror_failure: facts.mirror_failure.clone() }
+        } else {
+            Self::Unavailable { why, has_snapshots }
+        }
     }
 
     pub(super) fn notes(&self) -> Vec<String> {
-        let Self::Unavailable { why, .. } = self else { return Vec::new() };
+        let why = match self {
+            Self::Unwanted | Self::Streams { mirror_failure: None } => return Vec::new(),
+            Self::Streams { mirror_failure: Some(why) } => {
+                return vec![format!("StreamingMirrorSilent: {why}; images are pulled whole until it answers")];
+            }
+            Self::Unavailable { why, .. } => why,
+        };
         why.iter().map(|why| format!("ArtifactStreamingUnavailable: {why}; images are pulled whole")).collect()
+    }
+
+    /// The mirror is in the way of every pull, so it is asked only while it answers.
+    pub(super) fn mirror(&self) -> MirrorUse {
+        match self {
+            Self::Unwanted => MirrorUse::Unwanted,
+            Self::Streams { mirror_failure: None } => MirrorUse::Asked,
+            Self::Streams { mirror_failure: Some(_) } | Self::Unavailable { .. } => MirrorUse::NotAsked,
+        }
     }
 
     /// The label, which only a node that streams may have.
     pub(super) fn label(&self, labels: &mut std::collections::BTreeMap<String, String>) {
         match self {
-            Self::Streams => _ = labels.insert(LABEL.to_owned(), "true".to_owned()),
+            Self::Streams { .. } => _ = labels.insert(LABEL.to_owned(), "true".to_owned()),
             Self::Unwanted | Self::Unavailable { .. } => _ = labels.remove(LABEL),
         }
     }
@@ -99,18 +135,18 @@ impl Streaming {
     pub(super) fn image_settings(&self) -> Option<[(&'static str, Value); 2]> {
         // Without annotations the snapshotter does not learn which image a layer is of.
         let settings = [("snapshotter", json!(NAME)), ("disable_snapshot_annotations", json!(false))];
-        matches!(self, Self::Streams).then_some(settings)
+        matches!(self, Self::Streams { .. }).then_some(settings)
     }
 
     /// How containerd reaches the snapshotter; also after it was left, for the containers and snapshots that are still there.
     pub(super) fn proxy_plugins(&self) -> Option<Value> {
-        let is_known = matches!(self, Self::Streams | Self::Unavailable { has_snapshots: true, .. });
+        let is_known = matches!(self, Self::Streams { .. } | Self::Unavailable { has_snapshots: true, .. });
         is_known.then(|| json!({NAME: {"type": "snapshot", "address": SNAPSHOTTER_SOCKET}}))
     }
 
     /// What must be so before containerd is told of the snapshotter, in order.
     pub(super) fn stages(&self) -> Vec<Stage> {
-        let Self::Streams = self else { return Vec::new() };
+        let Self::Streams { mirror_failure } = self else { return Vec::new() };
         let module = |name: &&'static str| {
             let why = "a program serves the devices of streamed images through it";
             Step::new(format!("{MODULE}{name}"), why, Want::Module { name }).desired()
@@ -118,7 +154,7 @@ impl Streaming {
         let answers = Want::SnapshotterAnswers { socket: AbsPath::literal(SNAPSHOTTER_SOCKET) };
         let service = |id, why, name| Step::new(id, why, Want::Enabled { name, enabled: true }).desired();
         let stage = |name, step| Stage { name, steps: vec![step] };
-        vec![
+        let mut stages = vec![
             Stage { name: "streaming-kernel", steps: STREAMING_MODULES.iter().map(module).collect() },
             stage(
                 "streaming-devices",
@@ -132,7 +168,18 @@ impl Streaming {
                 "streaming-answers",
                 Step::new(SNAPSHOTTER_ANSWERS, "a silent one would break every pull and every pod", answers).desired(),
             ),
-        ]
+            stage(
+                "streaming-mirror",
+                service("streaming.mirror", "it finds the streamable form of an image", STREAMING_MIRROR),
+            ),
+        ];
+        // Before the files that lead to it. One that was silent is asked again by the guard.
+        if mirror_failure.is_none() {
+            let answers = Want::MirrorAnswers { port: MIRROR_PORT };
+            let step = Step::new(MIRROR_ANSWERS, "a silent one would hold every pull", answers).desired();
+            stages.push(stage("streaming-mirror-answers", step));
+        }
+        stages
     }
 
     /// The drop-in by which containerd waits for the snapshotter whoever starts it: one that starts first loses its images.
@@ -143,7 +190,7 @@ impl Streaming {
                 let want = Want::Absent { path: AbsPath::literal(DROP_IN) };
                 vec![Step::new("streaming.drop-in", "containerd waits for no snapshotter of others", want)]
             }
-            Self::Streams => {
+            Self::Streams { .. } => {
                 let why = "containerd forgets its images when it starts before the snapshotter";
                 vec![Step::new("streaming.drop-in", why, public_file(DROP_IN, drop_in()))]
             }
@@ -162,11 +209,7 @@ impl Streaming {
     pub(super) fn units(&self) -> Vec<Step> {
         let service = |id, why, name, enabled| Step::new(id, why, Want::Enabled { name, enabled }).desired();
         match self {
-            Self::Unwanted => Vec::new(),
-            Self::Streams => {
-                let why = "it finds the streamable form of an image";
-                vec![service("streaming.mirror", why, STREAMING_MIRROR, true)]
-            }
+            Self::Unwanted | Self::Streams { .. } => Vec::new(),
             Self::Unavailable { has_snapshots, .. } => {
                 let why = "a node that pulls images whole does without";
                 let mut steps = vec![service("streaming.mirror", why, STREAMING_MIRROR, false)];

@@ -108,6 +108,11 @@ fn golden(plan: &Plan) -> String {
                     writeln!(text, "packet filter {}, {} bytes", packet_filter_rules(), rules.len()).unwrap()
                 }
                 Want::WholeImages { socket } => writeln!(text, "whole images behind {socket}").unwrap(),
+                Want::MirrorAnswers { port } => writeln!(text, "a mirror answers at port {port}").unwrap(),
+                Want::Hosts { path, content, .. } => {
+                    let content = content.as_deref().unwrap_or("none of ours\n");
+                    write!(text, "hosts {path}\n{content}").unwrap();
+                }
                 Want::SnapshotterAnswers { socket } => writeln!(text, "a snapshotter answers at {socket}").unwrap(),
                 Want::Unit { name, readiness, .. } => writeln!(text, "unit {name} {readiness:?}").unwrap(),
             }
@@ -160,9 +165,11 @@ fn step_ids_and_targets_are_unique() {
             | Want::FileIfAbsent { path, .. }
             | Want::Copied { to: path, .. }
             | Want::SwapFile { path, .. }
+            | Want::Hosts { path, .. }
             | Want::SelfSigned { certificate: path, .. } => Some(path),
             Want::Volume { .. }
             | Want::SnapshotterAnswers { .. }
+            | Want::MirrorAnswers { .. }
             | Want::WholeImages { .. }
             | Want::Sysctl { .. }
             | Want::Module { .. }
