@@ -13,12 +13,15 @@ use nap_host::units::Units;
 use nap_model::os::STREAMING_UNITS;
 use pretend_streaming::containerd::fetched;
 use pretend_streaming::cri::Cri;
-use pretend_streaming::registry::{Image, Registry};
+use pretend_streaming::registry::{Image, Mood, Registry};
 use serde_json::json;
 
 const SOCKET: &str = "/run/overlaybd-snapshotter/overlaybd.sock";
 const SNAPSHOTS: &str = "/var/lib/containerd/io.containerd.snapshotter.v1.overlaybd";
 const LABEL: &str = "kubernetes.azure.com/artifactstreaming-enabled";
+
+/// The mirror's port is one for the whole machine.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// What the services are to do, one line; their script reads it.
 const MODE: &str = "/etc/pretend-snapshotter";
@@ -138,6 +141,7 @@ async fn a_machine_that_cannot_stream_is_the_node_without_and_says_why() {
 
 #[tokio::test]
 async fn a_snapshotter_that_hangs_costs_seconds_and_no_pull() {
+    let _alone = ALONE.lock().await;
     let Some((node, _registry, image)) = node("hang 0").await else { return };
     let start = Instant::now();
     boots(&node).await;
@@ -163,6 +167,7 @@ async fn a_snapshotter_that_hangs_costs_seconds_and_no_pull() {
 
 #[tokio::test]
 async fn a_node_streams_and_keeps_its_images_when_the_snapshotter_comes_late() {
+    let _alone = ALONE.lock().await;
     let Some((mut node, registry, image)) = node("remote 0").await else { return };
     boots(&node).await;
     assert!(streams(&node), "{}", node.report());
@@ -199,4 +204,47 @@ async fn containerd_starts_without_a_snapshotter_that_never_comes() {
     assert_eq!(wait.status.code(), Some(1), "{}", text(&wait));
     assert!(text(&wait).contains("nobody listens"), "{}", text(&wait));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+const DEFAULT_HOSTS: &str = "/etc/containerd/certs.d/_default/hosts.toml";
+
+/// Looks until it is so; the deadline is what fails.
+async fn until(what: &str, look: impl Fn() -> bool) -> Duration {
+    let start = Instant::now();
+    while !look() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not happen");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    start.elapsed()
+}
+
+#[tokio::test]
+async fn the_mirror_is_asked_only_while_it_answers() {
+    let _alone = ALONE.lock().await;
+    let Some((node, _registry, _image)) = node("plain 0").await else { return };
+    let mirror = Registry::start(8578, &[]).await.unwrap();
+    boots(&node).await;
+    let ours = node.root.read(DEFAULT_HOSTS);
+    assert!(ours.contains("localhost:8578"), "{ours}");
+    let guard = ["guard", "--interval", "0.5", "--listen", "127.0.0.1:0", "--no-conditions"];
+    let mut guard = node.command(&guard).spawn().unwrap();
+    let there = || node.path(DEFAULT_HOSTS).exists();
+
+    mirror.is(Mood::Hangs);
+    let took = until("its withdrawal", || !there()).await;
+    // Two questions of 2 s each and a look's time: with looks every 30 s that makes 35 s.
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    mirror.is(Mood::Serves);
+    until("its return", there).await;
+    assert_eq!(node.root.read(DEFAULT_HOSTS), ours);
+
+    // Somebody else's file stands for ours, and comes back byte for byte.
+    let theirs = "# acr-mirror\r\n[host.\"http://127.0.0.1:8578\"]\n";
+    node.root.write(DEFAULT_HOSTS, theirs);
+    mirror.is(Mood::Hangs);
+    until("its withdrawal", || !there()).await;
+    mirror.is(Mood::NotFound);
+    until("its return", there).await;
+    assert_eq!(node.root.read(DEFAULT_HOSTS), theirs);
+    guard.kill().await.unwrap();
 }

@@ -21,7 +21,7 @@ use nap_model::plan::{AbsPath, Stage, Step, Want, plan};
 use pretend_streaming::containerd::{Containerd, fetched};
 use pretend_streaming::cri::Cri;
 use pretend_streaming::grpc::Status;
-use pretend_streaming::registry::{Image, Registry};
+use pretend_streaming::registry::{Image, Mood, Registry};
 
 const DOCUMENT: &str = include_str!("../../../agent/model/testdata/streaming.yaml");
 
@@ -339,5 +339,65 @@ async fn a_streamed_image_is_there_without_its_layers() {
         let pulled: Vec<&String> = log.iter().filter(|line| layers.iter().any(|layer| line.contains(layer))).collect();
         assert_eq!(pulled, [""; 0], "{}: {log:?}", bench.version);
         assert!(log.iter().any(|line| line.starts_with("GET") && line.contains("/manifests/")), "{log:?}");
+    }
+}
+
+/// Where containerd asks first, as the plan has it for a node that streams, with the test's own port.
+fn mirror_hosts(port: &str, origin: &str) -> String {
+    let text = DOCUMENT.replace("MODE", "none").replace("VERSION", "1.34.2");
+    let config = decode(text.as_bytes()).unwrap().config.unwrap();
+    let plan = plan(&config, &Distribution::named("ubuntu-24.04").unwrap().typical_facts()).unwrap();
+    let hosts = plan.steps().find_map(|step| match &step.want {
+        Want::Hosts { path, content, .. } if path.as_str().ends_with("/_default/hosts.toml") => content.clone(),
+        _ => None,
+    });
+    let hosts = hosts.unwrap().replace("localhost:8578", port);
+    // The registry of the test has no TLS, which is what a name without a file of its own would be asked by.
+    let (first, rest) = hosts.split_once('\n').unwrap();
+    format!("{first}\nserver = \"http://{origin}\"\n{rest}")
+}
+
+#[tokio::test]
+async fn a_mirror_that_hangs_holds_every_pull_and_is_withdrawn_without_a_restart() {
+    for mut bench in benches().await {
+        let images: Vec<Image> = (0..8).map(|number| Image::waits("test/of", &number.to_string())).collect();
+        let origin = Registry::start(0, &images).await.unwrap();
+        let mirror = Registry::start(0, &images).await.unwrap();
+        let directory = bench.at("certs.d/_default");
+        fs::create_dir_all(&directory).unwrap();
+        let (path, hosts) = (directory.join("hosts.toml"), mirror_hosts(&mirror.name(), &origin.name()));
+        fs::write(&path, &hosts).unwrap();
+        let cri = bench.start_without_streaming("this is about the mirror").await;
+        let mut numbers = 0..8;
+        let mut next = || format!("{}/test/of:{}", origin.name(), numbers.next().unwrap());
+        let asked = |registry: &Registry| registry.take_log().iter().any(|line| line.contains("/manifests/"));
+
+        cri.pull(&next()).await.unwrap();
+        assert_eq!((asked(&mirror), asked(&origin)), (true, false), "{}: the mirror has it", bench.version);
+        for mood in [Mood::NotFound, Mood::Unavailable] {
+            mirror.is(mood);
+            cri.pull(&next()).await.unwrap();
+            assert_eq!((asked(&mirror), asked(&origin)), (true, true), "{}: {mood:?} falls through", bench.version);
+        }
+        mirror.is(Mood::Hangs);
+        let patient = Cri::new(&bench.containerd.socket(), Duration::from_secs(8));
+        let held = next();
+        assert_eq!(patient.pull(&held).await.unwrap_err().code, Status::DEADLINE_EXCEEDED, "{}", bench.version);
+
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, format!("server = \"http://{}\"\n", origin.name())).unwrap();
+        mirror.take_log();
+        let start = Instant::now();
+        cri.pull(&held).await.unwrap();
+        assert_eq!(mirror.take_log(), [""; 0], "{}", bench.version);
+        assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+
+        fs::write(&path, &hosts).unwrap();
+        mirror.is(Mood::Serves);
+        cri.pull(&next()).await.unwrap();
+        assert!(asked(&mirror), "{}: it is back", bench.version);
+        drop(mirror);
+        cri.pull(&next()).await.unwrap();
+        assert!(asked(&origin), "{}: nobody listens, and it falls through", bench.version);
     }
 }
