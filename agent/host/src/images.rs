@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use nap_model::monitor::ImagesSeen;
 use nap_model::plan::AbsPath;
 use serde_json::Value as Json;
 use thiserror::Error;
@@ -147,4 +148,24 @@ async fn messages(
 fn all_of(message: &[u8], number: u64) -> Option<Vec<&[u8]>> {
     let of_number = grpc::fields(message)?.into_iter().filter(|(found, _)| *found == number);
     Some(of_number.filter_map(|(_, value)| value.bytes()).collect())
+}
+
+/// How many images kubelet would be told of, and how many containerd has. Both by their ids.
+///
+/// # Errors
+/// When one of the two questions is not answered in time.
+pub async fn count(socket: &Path) -> Result<ImagesSeen, ImagesError> {
+    let what = "its images";
+    let unreadable = || ImagesError::Unreadable(what);
+    // ListImagesResponse{images: 1 repeated}, of the CRI.
+    let call = timeout(ANSWER_LIMIT, grpc::call(socket, "runtime.v1.ImageService/ListImages", &[], MAX_LIST));
+    let answer = call.await.map_err(|late| ImagesError::Call { what, source: late.into() })?;
+    let answer = answer.map_err(|error| ImagesError::Call { what, source: error.into() })?;
+    let listed = all_of(answer.first().map(AsRef::as_ref).unwrap_or_default(), 1).ok_or_else(unreadable)?.len();
+    let list = ask(socket, what, "images.v1.Images/List", &[]).await?.ok_or_else(unreadable)?;
+    let images = all_of(&list, 1).ok_or_else(unreadable)?;
+    // An image of pods has a name by its tag, one by its digest, and this one by its configuration.
+    let is_id =
+        |image: &&&[u8]| all_of(image, 1).is_some_and(|names| names.iter().any(|name| name.starts_with(b"sha256:")));
+    Ok(ImagesSeen { listed, stored: images.iter().filter(is_id).count() })
 }

@@ -6,16 +6,20 @@
 use std::path::Path;
 use std::time::Duration;
 
-use nap_model::monitor::NoAnswer;
+use nap_model::monitor::{ImagesSeen, NoAnswer};
 use nap_model::plan::AbsPath;
 use tokio::time::timeout;
 
 use crate::grpc::{self, CallError, NOT_FOUND};
+use crate::images;
 use crate::root::Root;
 use crate::wait::{Try, until};
 
 /// Longest time for one answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// The same for the watch, which asks on a machine that has work to do.
+const WATCH_LIMIT: Duration = Duration::from_secs(5);
 
 /// Longest wait for one that is just starting: a Go program that opens a database.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(15);
@@ -45,6 +49,17 @@ pub async fn ask(socket: &Path, limit: Duration) -> Result<(), NoAnswer> {
     }
 }
 
+/// Asks it for the watch, and counts containerd's images while it answers.
+pub(crate) async fn look(socket: &Path, containerd: &Path) -> (Result<(), String>, Option<ImagesSeen>) {
+    let answer = ask(socket, WATCH_LIMIT).await.map_err(|why| in_words(&why));
+    let images = match &answer {
+        // A containerd that does not answer is another monitor's.
+        Ok(()) => images::count(containerd).await.ok(),
+        Err(_) => None,
+    };
+    (answer, images)
+}
+
 /// What is wrong with it; nothing when it answers as it should.
 pub(crate) async fn difference(root: &Root, socket: &AbsPath) -> Option<String> {
     let answer = ask(&root.outside(socket.as_str()), ANSWER_LIMIT).await;
@@ -69,7 +84,7 @@ pub async fn answers(root: &Root, socket: &str, limit: Duration) -> Result<(), S
 fn in_words(why: &NoAnswer) -> String {
     match why {
         NoAnswer::Refused(why) => format!("nobody listens ({why})"),
-        NoAnswer::Late => format!("it takes the question and gives no answer in {} s", ANSWER_LIMIT.as_secs()),
+        NoAnswer::Late => "it takes the question and gives no answer".to_owned(),
         NoAnswer::Bad(what) => what.clone(),
     }
 }

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use nap_host::executor::Executor;
 use nap_host::journal::Journal;
 use nap_host::root::Root;
-use nap_host::snapshotter;
+use nap_host::{images, snapshotter};
 use nap_model::config::{NodeConfig, decode};
-use nap_model::monitor::NoAnswer;
+use nap_model::monitor::{ImagesSeen, NoAnswer};
 use nap_model::os::Distribution;
 use nap_model::plan::{AbsPath, Stage, Step, Want, plan};
 use pretend_streaming::containerd::{Containerd, fetched};
@@ -197,6 +197,15 @@ async fn b3_containerd_that_starts_first_loses_its_images_and_one_that_waits_doe
         bench.start_snapshotter("plain");
         bench.probe(Duration::from_secs(10)).await.unwrap();
         assert_eq!(cri.images().await.unwrap(), [""; 0], "{}: the socket is back, the images are not", bench.version);
+        let counted = images::count(&bench.containerd.socket()).await.unwrap();
+        assert_eq!(counted, ImagesSeen { listed: 0, stored: 1 }, "{}: and the watch can tell", bench.version);
+
+        // What the repair does.
+        bench.containerd.stop().unwrap();
+        let cri = bench.start().await;
+        assert_eq!(cri.images().await.unwrap(), [app.as_str()], "{}", bench.version);
+        let counted = images::count(&bench.containerd.socket()).await.unwrap();
+        assert_eq!(counted, ImagesSeen { listed: 1, stored: 1 }, "{}", bench.version);
 
         // A reboot with the drop-in's wait: the snapshotter comes while it waits.
         bench.containerd.stop().unwrap();

@@ -21,6 +21,7 @@ mod decide;
 mod kubelet;
 pub mod ledger;
 mod policy;
+mod snapshotter;
 #[cfg(test)]
 mod tests;
 
@@ -93,7 +94,7 @@ pub struct Repair {
 }
 
 /// Every repair, the mildest first: a fault's ladder is those against it, in this order.
-pub const REPAIRS: &[&Repair] = &[&kubelet::RESTART, &containerd::RESTART];
+pub const REPAIRS: &[&Repair] = &[&kubelet::RESTART, &snapshotter::RESTART, &containerd::RESTART];
 
 /// Attempts of one repair against one fault that changed nothing, after which the next is tried.
 pub const TRIES: usize = 2;
