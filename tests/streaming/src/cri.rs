@@ -190,16 +190,6 @@ impl Cri {
         self.call::<Nothing>("RuntimeService/StartContainer", &container).await?;
         Ok(container.id)
     }
-
-    /// Ends a pod and what runs in it.
-    ///
-    /// # Errors
-    /// The call's status.
-    pub async fn remove_pod(&self, pod: &str) -> Result<(), Status> {
-        let pod = Id { id: pod.to_owned() };
-        self.call::<Nothing>("RuntimeService/StopPodSandbox", &pod).await?;
-        self.call::<Nothing>("RuntimeService/RemovePodSandbox", &pod).await.map(drop)
-    }
 }
 
 fn of_image(image: &str) -> OfImage {
