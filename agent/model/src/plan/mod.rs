@@ -121,7 +121,6 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         system::units(config, os, disks.swap()),
         claims::grown_root(facts, &mut notes),
         gpu::units(config, facts),
-        streaming.units(),
     ];
     notes.extend(SecureTls::new(config, facts).note(config));
     notes.extend(disks.notes().iter().cloned());
@@ -152,6 +151,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     ]);
     stages.extend(secure_tls::run(config, facts).map(|step| Stage { name: "secure-tls", steps: vec![step] }));
     stages.push(Stage { name: "kubelet", steps: vec![kubelet.running()] });
+    stages.extend(streaming.off());
     Ok(Plan { stages, notes })
 }
 

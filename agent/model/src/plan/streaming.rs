@@ -205,21 +205,17 @@ impl Streaming {
         Some(Step::new("streaming.whole-images", why, want).desired())
     }
 
-    /// The services beside those that the node cannot start without.
-    pub(super) fn units(&self) -> Vec<Step> {
-        let service = |id, why, name, enabled| Step::new(id, why, Want::Enabled { name, enabled }).desired();
-        match self {
-            Self::Unwanted | Self::Streams { .. } => Vec::new(),
-            Self::Unavailable { has_snapshots, .. } => {
-                let why = "a node that pulls images whole does without";
-                let mut steps = vec![service("streaming.mirror", why, STREAMING_MIRROR, false)];
-                if !has_snapshots {
-                    steps.push(service("streaming.no-snapshotter", why, STREAMING_SNAPSHOTTER, false));
-                    steps.push(service("streaming.no-devices", why, STREAMING_DEVICES, false));
-                }
-                steps
-            }
+    /// The services of a node that does without, last: one that hangs takes systemd a minute and a half to end.
+    pub(super) fn off(&self) -> Option<Stage> {
+        let Self::Unavailable { has_snapshots, .. } = self else { return None };
+        let why = "a node that pulls images whole does without";
+        let service = |id, name| Step::new(id, why, Want::Enabled { name, enabled: false }).desired();
+        let mut steps = vec![service("streaming.no-mirror", STREAMING_MIRROR)];
+        if !has_snapshots {
+            steps.push(service("streaming.no-snapshotter", STREAMING_SNAPSHOTTER));
+            steps.push(service("streaming.no-devices", STREAMING_DEVICES));
         }
+        Some(Stage { name: "streaming-off", steps })
     }
 }
 

@@ -144,6 +144,11 @@ fn a_node_that_falls_back_is_the_node_without_streaming() {
         let units = [stopped(STREAMING_MIRROR), stopped(STREAMING_SNAPSHOTTER), stopped(STREAMING_DEVICES)];
         assert_eq!(off[1..], units.iter().collect::<Vec<_>>());
         assert!(matches!(off[0], Want::Absent { .. }));
+        assert_eq!(
+            fallen.stages.last().unwrap().name,
+            "streaming-off",
+            "nothing waits for a service that does not end"
+        );
     }
 }
 
