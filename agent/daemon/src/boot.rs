@@ -12,8 +12,8 @@ use nap_host::{api, chain, logs, observe, persist};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
 use nap_model::plan::{
-    LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT, Plan, SECURE_TLS_RUN, SECURE_TLS_UNIT, Stage, disk_units, plan, public_registry,
-    tries_secure_tls,
+    LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT, MIRROR_ANSWERS, Plan, SECURE_TLS_RUN, SECURE_TLS_UNIT, Stage, decides_streaming,
+    disk_units, plan, public_registry, tries_secure_tls,
 };
 use nap_model::report::{Failure, Reason};
 use tracing::{info, warn};
@@ -83,6 +83,9 @@ async fn with_config(
     facts.local_dns_failure = before.as_ref().and_then(|facts| facts.local_dns_failure.clone());
     // What is mounted over containerd's directory by now would be counted.
     facts.containerd_bytes = before.as_ref().map_or(facts.containerd_bytes, |facts| facts.containerd_bytes);
+    // Nor is streaming, for images may have been unpacked without it by now.
+    facts.mirror_failure = before.as_ref().and_then(|facts| facts.mirror_failure.clone());
+    facts.streaming_failure = before.as_ref().and_then(|facts| facts.streaming_failure.clone());
     // Nor are disks, for containers may be running from the OS disk by now.
     facts.local_disks_failure = before.and_then(|facts| facts.local_disks_failure);
     context.add_instance(&mut facts, config).await;
@@ -134,15 +137,19 @@ impl Run<'_> {
             };
             let local_dns = lost(|step| step == LOCAL_DNS_RUNNING);
             let secure_tls = lost(|step| step == SECURE_TLS_RUN);
+            let streaming = lost(decides_streaming);
+            let mirror = lost(|step| step == MIRROR_ANSWERS);
             let disks = lost(|step| step.starts_with("disks.") && !step.starts_with("disks.queue."));
             self.count(applied);
             at += 1;
-            let changed = match (local_dns, secure_tls, disks) {
-                (Some((_, why)), _, _) => Some(self.without_local_dns(why).await?),
-                (None, Some((_, why)), _) => Some(self.without_secure_tls(why).await?),
-                (None, None, Some((step, why))) => Some(self.without_local_disks(format!("{step}: {why}")).await?),
-                (None, None, None) if name == "secure-tls" => self.took_certificate().await?,
-                (None, None, None) => None,
+            // A stage has steps of one of these at most.
+            let changed = match (local_dns, secure_tls, disks, streaming.or(mirror)) {
+                (Some((_, why)), ..) => Some(self.without_local_dns(why).await?),
+                (_, Some((_, why)), ..) => Some(self.without_secure_tls(why).await?),
+                (_, _, Some((step, why)), _) => Some(self.without_local_disks(format!("{step}: {why}")).await?),
+                (_, _, _, Some((step, why))) => Some(self.without_streaming(&step, why)?),
+                (None, None, None, None) if name == "secure-tls" => self.took_certificate().await?,
+                (None, None, None, None) => None,
             };
             if let Some(changed) = changed {
                 plan = changed;
@@ -158,6 +165,17 @@ impl Run<'_> {
         self.stop(LOCAL_DNS_UNIT).await;
         self.degraded += 1;
         self.facts.local_dns_failure = Some(why);
+        self.plan_anew()
+    }
+
+    /// Streaming did not come up: the node is planned with overlayfs, also by the guard, and the plan stops the services. Without its
+    /// mirror alone images are pulled whole, and the guard asks it again.
+    fn without_streaming(&mut self, step: &str, why: String) -> Result<Plan, Failure> {
+        self.degraded += 1;
+        match step {
+            MIRROR_ANSWERS => self.facts.mirror_failure = Some(why),
+            _ => self.facts.streaming_failure = Some(format!("{step}: {why}")),
+        }
         self.plan_anew()
     }
 
@@ -309,6 +327,8 @@ impl Run<'_> {
                 | StepError::PacketFilter(_)
                 | StepError::Copy(_)
                 | StepError::Volume(_)
+                | StepError::Images(_)
+                | StepError::NoAnswer(_)
                 | StepError::NotTrue(_)
                 | StepError::NotInKernel(_),
                 _,

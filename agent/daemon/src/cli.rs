@@ -11,6 +11,7 @@ use crate::http::TlsFiles;
 
 const AFTER_HELP: &str = "\
 Not for people: `local-dns run` serves LocalDNS and `local-dns clean` gives the node its own resolver back; localdns.service calls both.
+`streaming wait` waits until the snapshotter of artifact streaming answers; containerd.service calls it before it starts.
 
 Exit codes:
   0    it worked; for `status`: booted and nothing has drifted
@@ -155,6 +156,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: LocalDnsAction,
     },
+    /// Artifact streaming; containerd.service calls this
+    #[command(hide = true)]
+    Streaming {
+        /// What to do
+        #[command(subcommand)]
+        action: StreamingAction,
+    },
 }
 
 /// The endpoint for clients with certificates; all of it or nothing.
@@ -203,10 +211,27 @@ pub(crate) enum LocalDnsAction {
     Clean,
 }
 
+/// What to do for artifact streaming.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum StreamingAction {
+    /// Wait until the snapshotter answers (ExecStartPre= of containerd)
+    Wait {
+        /// Give up after this many seconds
+        #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
+        timeout: Duration,
+    },
+}
+
 impl Command {
     /// Whether its log is what people want to see; the others print a result.
     pub(crate) fn is_long_lived(&self) -> bool {
-        matches!(self, Command::Boot { dry_run: false } | Command::Guard { .. } | Command::LocalDns { .. })
+        matches!(
+            self,
+            Command::Boot { dry_run: false }
+                | Command::Guard { .. }
+                | Command::LocalDns { .. }
+                | Command::Streaming { .. }
+        )
     }
 }
 

@@ -9,7 +9,7 @@ use nap_host::imds::Imds;
 use nap_host::root::{FileError, Root};
 use nap_host::sources::{self, Found, Reach};
 use nap_host::{chain, observe, persist};
-use nap_model::config::{LocalDisks, NodeConfig, Storage, Use};
+use nap_model::config::{LocalDisks, NodeConfig, Use};
 use nap_model::facts::{Disk, Dmi, Facts, Instance};
 use nap_model::os::Distribution;
 use nap_model::plan::CONTAINERD_DIRECTORY;
@@ -71,13 +71,14 @@ impl Context {
         let observed = match (&self.common.facts, self.common.os) {
             (Some(path), _) => read_facts(path).map_err(|error| format!("{error:#}")),
             (None, Some(os)) => Ok(typical_facts(os, config)),
-            (None, None) => self.observe_machine(&config.storage).await.map_err(|error| chain(&error)),
+            (None, None) => self.observe_machine(config).await.map_err(|error| chain(&error)),
         };
         observed.map_err(|message| Failure::new(Reason::StepFailed, "observe", message))
     }
 
-    /// The machine; what is on its local disks, and how much would go there, only where somebody wants them used.
-    async fn observe_machine(&self, storage: &Storage) -> Result<Facts, FileError> {
+    /// The machine; what is on its local disks, how much would go there, and whether it can stream images only where somebody wants it.
+    async fn observe_machine(&self, config: &NodeConfig) -> Result<Facts, FileError> {
+        let storage = &config.storage;
         let uses_disks = storage.local_disks != LocalDisks::None;
         if uses_disks {
             observe::disks_settled(&self.root).await;
@@ -89,6 +90,9 @@ impl Context {
         if storage.uses.contains(&Use::Containerd) {
             let limit = storage.copy_limit_bytes;
             facts.containerd_bytes = observe::directory_bytes(&self.root, CONTAINERD_DIRECTORY, limit, COUNT_LIMIT);
+        }
+        if config.registries.streaming {
+            facts.streaming = Some(observe::streaming(&self.root)?);
         }
         Ok(facts)
     }

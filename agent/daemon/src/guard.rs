@@ -14,11 +14,14 @@ use jiff::{SignedDuration, Timestamp};
 use nap_host::executor::{Comparison, Executor, compare};
 use nap_host::journal::{self, Event, Journal};
 use nap_host::units::Units;
-use nap_host::{alone, api, chain, notify, observe, persist, random};
+use nap_host::{alone, api, chain, mirror, notify, observe, persist, random};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
 use nap_model::monitor::{CONTAINERD, KUBELET};
-use nap_model::plan::{Plan, Readiness, Stage, Step, Want, api_server_tag, disk_units, keep, node_name};
+use nap_model::plan::{
+    MIRROR_ANSWERS, MIRROR_PORT, Plan, Readiness, SNAPSHOTTER_ANSWERS, Stage, Step, Want, api_server_tag, disk_units,
+    keep, node_name,
+};
 use nap_model::report::{Failure, Reason};
 use tokio::time::{Instant, interval};
 use tracing::{debug, info, warn};
@@ -40,6 +43,12 @@ const RUN: &str = "guard";
 /// Longest look during which the watchdog is fed: a unit's start and a search for the configuration have limits of their own, and
 /// this is more than all of them together.
 const MAX_LOOK: Duration = Duration::from_secs(600);
+
+/// Steps of files that say where containerd asks for images.
+const HOSTS: &str = "registries.hosts.";
+
+/// How many looks in a row a streaming mirror that was silent must answer before it is used again.
+const MIRROR_ANSWERS_NEEDED: u32 = 2;
 
 /// How often the tag with a private API server's address is read, give or take a half.
 /// Source: AgentBaker, `reconcilePrivateHosts.sh`.
@@ -92,6 +101,8 @@ pub(crate) struct Guard<'a> {
     said: String,
     /// When the tag of a private API server is read next.
     tag_at: Instant,
+    /// How many looks in a row the streaming mirror has answered after it was silent.
+    mirror_answered: u32,
     observe_only: bool,
 }
 
@@ -99,7 +110,7 @@ impl<'a> Guard<'a> {
     pub(crate) fn new(context: &'a Context, tail: &'a Tail, health: &'a Health, observe_only: bool) -> Self {
         let repairs = past_repairs(context);
         let (said, tag_at) = (String::new(), Instant::now());
-        Self { context, tail, health, config: None, repairs, said, tag_at, observe_only }
+        Self { context, tail, health, config: None, repairs, said, tag_at, mirror_answered: 0, observe_only }
     }
 
     /// Watches for ever.
@@ -237,6 +248,9 @@ impl<'a> Guard<'a> {
             self.tag_at = Instant::now() + random::about(TAG_EVERY, 0.5);
             follow_tag(self.context, tag, &mut facts).await;
         }
+        if config.registries.streaming && facts.streaming_failure.is_none() {
+            follow_mirror(self.context, &mut self.mirror_answered, &mut facts).await;
+        }
         if let Ok(name) = node_name(config, &facts) {
             self.health.is_named(name.as_str());
         }
@@ -276,6 +290,10 @@ impl<'a> Guard<'a> {
             && let Some(why) = hands_off(self.context, name).await
         {
             return Some(why);
+        }
+        // It follows the mirror, which has its own patience.
+        if step.id.starts_with(HOSTS) {
+            return None;
         }
         let repairs = self.repairs.entry(step.id.clone()).or_default();
         let now = Timestamp::now();
@@ -320,6 +338,39 @@ async fn follow_tag(context: &Context, tag: &str, facts: &mut Facts) {
     }
 }
 
+/// Asks the streaming mirror. One that does not answer is withdrawn with this look, for it would hold every pull; one that answers again
+/// is trusted after [`MIRROR_ANSWERS_NEEDED`] looks. containerd reads its files at every pull and is not restarted.
+async fn follow_mirror(context: &Context, answered: &mut u32, facts: &mut Facts) {
+    let answer = match mirror::ask(MIRROR_PORT).await {
+        Ok(()) => Ok(()),
+        // Once more: a machine under pressure may be late once.
+        Err(_) => mirror::ask(MIRROR_PORT).await,
+    };
+    let failure = match (answer, &facts.mirror_failure) {
+        (Ok(()), None) => return,
+        (Ok(()), Some(_)) => {
+            *answered += 1;
+            if *answered < MIRROR_ANSWERS_NEEDED {
+                return;
+            }
+            info!("the streaming mirror answers again; containerd asks it");
+            None
+        }
+        (Err(why), known) => {
+            *answered = 0;
+            if known.is_some() {
+                return;
+            }
+            warn!(error = why, "the streaming mirror is withdrawn; images are pulled whole");
+            Some(why)
+        }
+    };
+    facts.mirror_failure = failure;
+    if let Err(error) = persist::write_facts(&context.root, facts) {
+        warn!(error = chain(&error), "cannot keep how the mirror is");
+    }
+}
+
 /// Whether the boot of this boot of the machine ended well; what it left is the guard's to keep.
 fn booted_now(context: &Context) -> Result<(), String> {
     let root = &context.root;
@@ -334,9 +385,10 @@ fn booted_now(context: &Context) -> Result<(), String> {
     }
 }
 
-/// Steps whose service is down. One that only has other inputs than it was started with is the guard's.
+/// Steps whose service is down. One that only has other inputs than it was started with is the guard's. A snapshotter or a mirror that is
+/// silent is ill, too, and nothing that the guard could put back.
 async fn ill_services(context: &Context, plan: &Plan) -> Vec<String> {
-    let mut ill = Vec::new();
+    let mut ill = vec![SNAPSHOTTER_ANSWERS.to_owned(), MIRROR_ANSWERS.to_owned()];
     let services = plan.steps().filter_map(|step| match &step.want {
         Want::Unit { name, .. } if [KUBELET, CONTAINERD].contains(name) => Some((&step.id, *name)),
         _ => None,

@@ -20,15 +20,17 @@ mod wait;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use nap_host::wait::last_waited_for;
-use nap_host::{alone, bundle, chain, notify, persist};
+use nap_host::{alone, bundle, chain, notify, persist, snapshotter};
+use nap_model::plan::SNAPSHOTTER_SOCKET;
 use nap_model::report::{Failure, Reason};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
-use cli::{Cli, Command, LocalDnsAction, SchemaOf};
+use cli::{Cli, Command, LocalDnsAction, SchemaOf, StreamingAction};
 use context::Context;
 use drop_in::Called;
 use logging::Tail;
@@ -89,6 +91,7 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
         }
         Command::LocalDns { action: LocalDnsAction::Run } => local_dns::run(&context.root).await,
         Command::LocalDns { action: LocalDnsAction::Clean } => local_dns::clean(&context.root).await,
+        Command::Streaming { action: StreamingAction::Wait { timeout } } => streaming_wait(&context, timeout).await,
         Command::Status => show::status(&context, &mut out).await,
         Command::Repairs { observe_only } => show_repairs::show(&context, observe_only, &mut out),
         Command::Bundle { list: false } => {
@@ -150,7 +153,22 @@ async fn boot_and_report(context: &Context, tail: &Tail) -> anyhow::Result<u8> {
     Ok(finish::finish(&context.root, &progress, tail, outcome).await)
 }
 
-async fn guard_until_told(guard: guard::Guard<'_>, interval: std::time::Duration) -> anyhow::Result<u8> {
+/// containerd is about to start. It starts all the same without the snapshotter, so the line in the log is the whole use of the error.
+async fn streaming_wait(context: &Context, limit: Duration) -> anyhow::Result<u8> {
+    match snapshotter::answers(&context.root, SNAPSHOTTER_SOCKET, limit).await {
+        Ok(()) => Ok(0),
+        Err(why) => {
+            error!(
+                waited_s = limit.as_secs(),
+                error = why,
+                "the snapshotter does not answer; containerd starts without it"
+            );
+            Ok(1)
+        }
+    }
+}
+
+async fn guard_until_told(guard: guard::Guard<'_>, interval: Duration) -> anyhow::Result<u8> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {

@@ -86,6 +86,13 @@ fn target(want: &Want) -> String {
         Want::Sysctl { key, value } => format!("{key} = {value}"),
         Want::Module { name } => format!("module {name}"),
         Want::PacketFilter { rules } => format!("{} loaded, {} bytes", packet_filter_rules(), rules.len()),
+        Want::SnapshotterAnswers { socket } => format!("a snapshotter that answers at {socket}"),
+        Want::MirrorAnswers { port } => format!("a mirror that answers at port {port}"),
+        Want::Hosts { path, content: Some(text), .. } => {
+            format!("{path}, {} bytes, unless it is another's", text.len())
+        }
+        Want::Hosts { path, content: None, .. } => format!("no {path} of ours"),
+        Want::WholeImages { .. } => "no image without its layers".to_owned(),
         Want::Unit { name, readiness, .. } => format!("{name} {readiness:?}"),
     }
 }
@@ -246,6 +253,9 @@ pub(crate) async fn status(context: &Context, out: &mut impl Write) -> anyhow::R
         Some(report) if report.boot_id != boot_id => writeln!(out, "boot:    not ended since the machine started")?,
         Some(report) if booted => writeln!(out, "boot:    registered after {} s", report.exec_duration)?,
         Some(report) => writeln!(out, "boot:    failed, exit code {}\n{}", report.exit_code, report.error)?,
+    }
+    for note in report.iter().flat_map(|report| &report.notes) {
+        writeln!(out, "note:    {note}")?;
     }
     match &drifted {
         Ok(drifted) if drifted.is_empty() => writeln!(out, "drift:   none")?,

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::cmd::CmdError;
+use crate::images::ImagesError;
 use crate::journal::{Event, Journal};
 use crate::packet_filter::PacketFilterError;
 use crate::root::{Entry, FileError, Kind, Root};
@@ -23,7 +24,8 @@ use crate::tree::CopyError;
 use crate::units::{self, UnitError, Units};
 use crate::volume::VolumeError;
 use crate::{
-    block, chain, checkpoint, expiry, kernel, packet_filter, serving_certificate, swap, tree, trust_store, volume,
+    block, chain, checkpoint, expiry, hosts, images, kernel, mirror, packet_filter, serving_certificate, snapshotter,
+    swap, tree, trust_store, volume,
 };
 
 /// Directory of stamps: which inputs a running unit was started with. In `/run`, so a reboot forgets them with the units.
@@ -56,6 +58,12 @@ pub enum StepError {
     /// There is no such file system on local disks, and none could be made.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// containerd does not tell of its images, or keeps them.
+    #[error(transparent)]
+    Images(#[from] ImagesError),
+    /// A service does not answer; what it does instead.
+    #[error("{0}")]
+    NoAnswer(String),
     /// The change succeeded and the check afterwards says it is not true.
     #[error("changed without an error, and still {0}")]
     NotTrue(String),
@@ -306,6 +314,10 @@ async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError
         Want::Reread { name, files } => plain(reread_difference(root, name, files).await?),
         Want::Module { name } => plain((!kernel::has_module(root, name)?).then(|| format!("load {name}"))),
         Want::PacketFilter { rules } => plain(packet_filter::difference(root, rules)?),
+        Want::SnapshotterAnswers { socket } => plain(snapshotter::difference(root, socket).await),
+        Want::MirrorAnswers { port } => plain(mirror::ask(*port).await.err()),
+        Want::Hosts { path, content, mirror } => plain(hosts::difference(root, path, content.as_deref(), mirror)?),
+        Want::WholeImages { socket } => plain(images::difference(root, socket).await?),
         Want::Unit { name, inputs, readiness } => plain(unit_difference(root, name, inputs, *readiness).await?),
     })
 }
@@ -470,6 +482,14 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
         Want::Volume { volume } => Ok(volume::make(root, &volume).await?),
         Want::File { path, mode, content } | Want::FileIfAbsent { path, mode, content } => {
             blocking(root, move |root| root.write(&path, content.reveal().as_bytes(), mode)).await
+        }
+        Want::MirrorAnswers { port } => mirror::answers(port, mirror::START_LIMIT).await.map_err(StepError::NoAnswer),
+        Want::Hosts { path, content, mirror } => {
+            blocking(root, move |root| hosts::write(root, &path, content.as_deref(), &mirror)).await
+        }
+        Want::WholeImages { socket } => Ok(images::forget_hollow(root, &socket).await?),
+        Want::SnapshotterAnswers { socket } => {
+            snapshotter::answers(root, socket.as_str(), snapshotter::START_LIMIT).await.map_err(StepError::NoAnswer)
         }
         Want::Absent { path } => blocking(root, move |root| root.remove(&path)).await,
         Want::Sysctl { key, value } => blocking(root, move |root| kernel::write_sysctl(root, &key, &value)).await,

@@ -62,6 +62,21 @@ pub(crate) fn has_module(root: &Root, name: &str) -> Result<bool, FileError> {
     Ok(listed || root.names("/sys/module")?.iter().any(|loaded| loaded == name))
 }
 
+/// Whether a module's file is in the image. Source: modules.dep(5).
+pub(crate) fn can_load(root: &Root, name: &str) -> Result<bool, FileError> {
+    let release = root.read_text("/proc/sys/kernel/osrelease")?.unwrap_or_default();
+    let list = ["/lib/modules", "/usr/lib/modules"]
+        .into_iter()
+        .find_map(|directory| root.read_text(&format!("{directory}/{release}/modules.dep")).transpose());
+    let file_name = format!("{}.ko", name.replace('_', "-"));
+    let is_its = |line: &str| {
+        let file = line.split(':').next().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+        // It may be compressed, and then its name goes on.
+        file.replace('_', "-").strip_prefix(&file_name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    Ok(list.transpose()?.is_some_and(|list| list.lines().any(is_its)))
+}
+
 /// Loads a module. There is no library for it that knows dependencies, aliases and compression, so kmod's program is started.
 pub(crate) async fn load_module(root: &Root, name: &str) -> Result<(), CmdError> {
     let program = root.outside("/usr/sbin/modprobe");

@@ -2,6 +2,7 @@
 
 mod disks;
 mod hardware;
+mod streaming;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, UdpSocket};
@@ -22,6 +23,7 @@ use crate::{chain, persist};
 pub(crate) use disks::{content as disk_content, open as open_disk};
 pub use disks::{directory_bytes, disks, disks_settled, look_into};
 pub use hardware::present;
+pub use streaming::streaming;
 
 /// A cold Go program of 100 MB takes seconds to print its version.
 const VERSION_LIMIT: Duration = Duration::from_secs(30);
@@ -55,6 +57,9 @@ pub async fn observe(root: &Root) -> Result<Facts, FileError> {
         client_certificate: client_certificate(root)?,
         local_dns_failure: None,
         secure_tls_failure: None,
+        streaming: None,
+        streaming_failure: None,
+        mirror_failure: None,
         os,
     })
 }

@@ -262,6 +262,19 @@ impl Root {
         self.give_to_root(&fd).map_err(wrap("set the owner of"))
     }
 
+    /// Gives a file another name in its directory, over whatever has that name.
+    ///
+    /// # Errors
+    /// When it is not there, or the kernel refuses.
+    pub(crate) fn rename(&self, from: &AbsPath, to: &AbsPath) -> Result<(), FileError> {
+        let wrap = |errno| failed("rename", from.as_str(), errno);
+        let ((directory, old), (_, new)) = (split(from), split(to));
+        let parent = self.resolve(directory, OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(wrap)?;
+        renameat(&parent, old, &parent, new).map_err(wrap)?;
+        checkpoint::pass("file renamed");
+        sync_directory(&parent).map_err(wrap)
+    }
+
     /// Removes a file; that there is none is fine.
     ///
     /// # Errors

@@ -12,18 +12,42 @@ pub struct CloudRow {
     regions: &'static [&'static str],
     /// Where Kubernetes' and AKS' own images are.
     pub registry: &'static str,
+    /// What the names of its users' own registries end with.
+    pub container_registries: &'static str,
+    /// Registries that have another name now: the old one, the new one. Source: AgentBaker, `ensureContainerd`.
+    pub moved_registries: &'static [(&'static str, &'static str)],
 }
 
 /// The rows; the public cloud is last, because every region that no other row claims is in it.
 pub const CLOUDS: &[CloudRow] = &[
-    CloudRow { name: "AzureChinaCloud", regions: &["china"], registry: "mcr.azure.cn" },
+    CloudRow {
+        name: "AzureChinaCloud",
+        regions: &["china"],
+        registry: "mcr.azure.cn",
+        container_registries: ".azurecr.cn",
+        moved_registries: &[("mcr.azk8s.cn", "mcr.azure.cn")],
+    },
     CloudRow {
         name: "AzureGermanCloud",
         regions: &["germanynortheast", "germanycentral"],
         registry: "mcr.microsoft.com",
+        container_registries: ".azurecr.de",
+        moved_registries: &[],
     },
-    CloudRow { name: "AzureUSGovernmentCloud", regions: &["usgov", "usdod"], registry: "mcr.microsoft.com" },
-    CloudRow { name: "AzurePublicCloud", regions: &[""], registry: "mcr.microsoft.com" },
+    CloudRow {
+        name: "AzureUSGovernmentCloud",
+        regions: &["usgov", "usdod"],
+        registry: "mcr.microsoft.com",
+        container_registries: ".azurecr.us",
+        moved_registries: &[],
+    },
+    CloudRow {
+        name: "AzurePublicCloud",
+        regions: &[""],
+        registry: "mcr.microsoft.com",
+        container_registries: ".azurecr.io",
+        moved_registries: &[],
+    },
 ];
 
 /// What azure.json calls a cloud that is described by a document. Source: AgentBaker, `TARGET_CLOUD`.
@@ -123,6 +147,8 @@ mod tests {
                 "https://[",
                 "below kubernetes.io and k8s.io",
                 "is_below(\"k8s.io\")",
+                // The name of a tenant of containerd.
+                "KUBERNETES: &str = \"k8s.io\"",
             ]
             .iter()
             .fold((*line).to_owned(), |line, name| line.replace(name, ""));

@@ -196,6 +196,7 @@ impl ScratchRoot {
                 | Want::FileIfAbsent { path, .. }
                 | Want::Copied { to: path, .. }
                 | Want::SwapFile { path, .. }
+                | Want::Hosts { path, .. }
                 | Want::TrustStore { bundle: path, .. } => {
                     state.insert(path.to_string(), self.describe(path.as_str()));
                 }
@@ -219,6 +220,9 @@ impl ScratchRoot {
                 | Want::Reread { .. }
                 | Want::Enabled { .. }
                 | Want::Module { .. }
+                | Want::SnapshotterAnswers { .. }
+                | Want::MirrorAnswers { .. }
+                | Want::WholeImages { .. }
                 | Want::PacketFilter { .. } => {}
             }
         }

@@ -10,14 +10,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nap_model::config::decode;
-use nap_model::os::DISTRIBUTIONS;
+use nap_model::facts::Gpu;
+use nap_model::os::{DISTRIBUTIONS, NVIDIA_RUNTIME};
 use nap_model::plan::{Plan, Want, plan};
 use toml::Value;
 
 const MODES: [&str; 4] = ["overlay", "cilium", "nodeSubnet", "none"];
 const MINORS: [&str; 2] = ["1.30.2", "1.37.0"];
-const WISHES: [&str; 2] = [
+const WISHES: [&str; 3] = [
     include_str!("../../../agent/model/testdata/nothing.yaml"),
+    include_str!("../../../agent/model/testdata/streaming.yaml"),
     include_str!("../../../agent/model/testdata/everything.yaml"),
 ];
 
@@ -36,6 +38,16 @@ fn files(containerd: &str, prefix: &str) -> BTreeSet<Files> {
                 facts.programs.kubelet = minor.try_into().ok();
                 facts.programs.containerd = containerd.try_into().ok();
                 found.insert(below(prefix, &plan(&config, &facts).unwrap()));
+                // The same with a GPU, with Kata, and as a node that has left streaming.
+                let (mut kata, mut gpu, mut fallen) = (config.clone(), facts.clone(), facts);
+                kata.claims.kata = true;
+                gpu.gpu = Some(Gpu { devices: 1, module: Some("1".into()), library: Some("1".into()) });
+                gpu.present.insert(NVIDIA_RUNTIME.to_owned());
+                fallen.streaming_failure = Some("it hangs".to_owned());
+                fallen.streaming.iter_mut().for_each(|seen| seen.has_snapshots = true);
+                for (config, facts) in [(&config, &gpu), (&kata, &gpu), (&config, &fallen)] {
+                    found.insert(below(prefix, &plan(config, facts).unwrap()));
+                }
             }
         }
     }

@@ -19,9 +19,11 @@ use nap_model::config::ApiServer;
 use nap_model::facts::Certificate;
 use nap_model::monitor::kernel_line::Topic;
 use nap_model::monitor::{
-    Answer, BootSeen, CONTAINERD, History, KUBELET, Observed, RuntimeCondition, SYSTEM_SERVICES, ScheduledEvent, Seen,
-    Tick, WriteSeen,
+    Answer, BootSeen, CONTAINERD, History, ImagesSeen, KUBELET, Observed, RuntimeCondition, SYSTEM_SERVICES,
+    ScheduledEvent, Seen, Tick, WriteSeen,
 };
+use nap_model::os::STREAMING_SNAPSHOTTER;
+use nap_model::plan::SNAPSHOTTER_SOCKET;
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -32,7 +34,7 @@ use tracing::warn;
 use crate::imds::Imds;
 use crate::root::Root;
 use crate::units::UnitStatus;
-use crate::{api, chain, observe, persist};
+use crate::{api, chain, observe, persist, snapshotter};
 pub use aside::Aside;
 use filesystems::Filesystems;
 use kmsg::Kmsg;
@@ -44,14 +46,17 @@ const SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// What kubelet runs with.
 const KUBELET_CONFIG: &str = "/etc/default/kubeletconfig.json";
+/// What containerd runs with.
+const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
 const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
 
 /// Whose units are followed, and how often each is looked at when systemd says nothing.
-const UNITS: [(&str, Duration); 6] = {
+const UNITS: [(&str, Duration); 7] = {
     let [a, b, c, d] = SYSTEM_SERVICES;
     [
         (KUBELET, SERVICES_EVERY),
         (CONTAINERD, SERVICES_EVERY),
+        (STREAMING_SNAPSHOTTER, SERVICES_EVERY),
         (a, SYSTEM_EVERY),
         (b, SYSTEM_EVERY),
         (c, SYSTEM_EVERY),
@@ -98,6 +103,8 @@ struct Files {
     api_server: Option<ApiServer>,
     certificate: Option<Certificate>,
     vm_name: Option<String>,
+    /// containerd is told of the snapshotter of artifact streaming, and uses it.
+    streams: bool,
 }
 
 type Events = Result<(Vec<ScheduledEvent>, Option<i64>), String>;
@@ -126,6 +133,7 @@ pub struct Watch {
     kubelet: Asked<Answer>,
     runtime: Asked<Answer>,
     conditions: Asked<Option<Vec<RuntimeCondition>>>,
+    snapshotter: Asked<(Result<(), String>, Option<ImagesSeen>)>,
     api_server: Asked<Result<(), String>>,
     events: Asked<Events>,
 }
@@ -222,6 +230,7 @@ impl Watch {
             kubelet: Asked::every(SERVICES_EVERY),
             runtime: Asked::every(SERVICES_EVERY),
             conditions: Asked::every(CONDITIONS_EVERY),
+            snapshotter: Asked::every(SERVICES_EVERY),
             api_server: Asked::every(API_SERVER_EVERY),
             events: Asked::every(EVENTS_EVERY),
             news,
@@ -318,7 +327,11 @@ impl Watch {
     }
 
     async fn see_services(&mut self, seen: &mut Observed) {
+        let streams = self.known.as_ref().is_some_and(|known| known.streams);
         for (index, (asked, (name, _))) in self.units.iter_mut().zip(UNITS).enumerate() {
+            if name == STREAMING_SNAPSHOTTER && !streams {
+                continue;
+            }
             if self.unit_changes.take(index) {
                 asked.turn.hurry(UNIT_LEAST);
             }
@@ -347,6 +360,13 @@ impl Watch {
         seen.runtime = self.runtime.take(async move { services::runtime(&socket, is_strained).await }).await;
         let ask = async move { services::runtime_conditions(&of_conditions).await.ok() }; // Version says that it does not answer
         seen.runtime_conditions = self.conditions.take(ask).await.flatten();
+        if streams {
+            let (socket, containerd) = (self.root.outside(SNAPSHOTTER_SOCKET), self.root.outside(SOCKET));
+            let look = async move { snapshotter::look(&socket, &containerd).await };
+            if let Some((answer, images)) = self.snapshotter.take(look).await {
+                (seen.snapshotter, seen.images) = (Some(answer), images);
+            }
+        }
     }
 
     async fn see_world(&mut self, seen: &mut Observed) {
@@ -403,7 +423,9 @@ fn read_files(root: &Root) -> Option<Files> {
     let kubeconfig = root.read_text(KUBECONFIG).ok()?.unwrap_or_default();
     let server = kubeconfig.lines().find_map(|line| line.trim().strip_prefix("server:"));
     let facts = persist::read_facts(root).ok()?;
+    let containerd = root.read_text(CONTAINERD_CONFIG).ok()?.unwrap_or_default();
     Some(Files {
+        streams: containerd.lines().any(|line| line == "snapshotter = \"overlaybd\""),
         boot,
         healthz_port: port.unwrap_or(nap_model::plan::HEALTHZ_PORT),
         api_server: server.and_then(|server| ApiServer::try_from(server.trim().trim_matches('"')).ok()),

@@ -1,21 +1,19 @@
 //! kubelet and containerd: what PID 1 says of them, and what they answer.
-//!
-//! containerd is asked over its socket in gRPC. Both questions are empty messages and the answers have a handful of fields, so HTTP/2 is
-//! hyper's (two crates: h2 and fnv) and the rest is forty lines here; tonic and prost would bring a dozen crates and a compiler.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Empty, Full, Limited};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::{Request, header};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use nap_model::monitor::{Answer, NoAnswer, RuntimeCondition, UnitSeen};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::chain;
+use crate::grpc::{self, CallError, Value, fields};
 use crate::root::Root;
 use crate::units::{UnitStatus, Units};
 
@@ -96,35 +94,13 @@ fn bad(error: &hyper::Error) -> NoAnswer {
     NoAnswer::Bad(chain(error))
 }
 
-/// Calls a method that takes an empty message. Source: gRPC over HTTP/2; runtime.v1.RuntimeService of the CRI.
+/// Calls a method of the CRI that takes an empty message.
 async fn call(socket: &Path, method: &str) -> Result<Bytes, NoAnswer> {
-    let stream = UnixStream::connect(socket).await.map_err(|error| NoAnswer::Refused(error.to_string()))?;
-    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
-    let (mut sender, connection) = handshake.await.map_err(|error| bad(&error))?;
-    let request = Request::post(format!("http://localhost/runtime.v1.RuntimeService/{method}"))
-        .header(header::CONTENT_TYPE, "application/grpc")
-        .header(header::TE, "trailers")
-        // A message of no bytes: not compressed, length 0.
-        .body(Full::<Bytes>::from(Bytes::from_static(&[0; 5])));
-    let request = request.map_err(|error| NoAnswer::Bad(error.to_string()))?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(|error| bad(&error))?;
-        let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_BODY).collect().await;
-        let body = body.map_err(|error| NoAnswer::Bad(error.to_string()))?;
-        let status =
-            head.headers.get("grpc-status").or(body.trailers().and_then(|trailers| trailers.get("grpc-status")));
-        let status = status.and_then(|status| status.to_str().ok()).unwrap_or("nothing").to_owned();
-        if status != "0" {
-            return Err(NoAnswer::Bad(format!("gRPC status {status}, HTTP status {}", head.status.as_u16())));
-        }
-        let body = body.to_bytes();
-        if body.len() < 5 { Ok(Bytes::new()) } else { Ok(body.slice(5..)) }
-    };
-    // As above.
-    tokio::select! {
-        answer = exchange => answer,
-        ended = connection => Err(NoAnswer::Bad(format!("nothing and closed the connection ({ended:?})"))),
+    let method = format!("runtime.v1.RuntimeService/{method}");
+    match grpc::call(socket, &method, &[], MAX_BODY).await {
+        Ok(messages) => Ok(messages.into_iter().next().unwrap_or_default()),
+        Err(CallError::Refused(why)) => Err(NoAnswer::Refused(why)),
+        Err(error) => Err(NoAnswer::Bad(error.to_string())),
     }
 }
 
@@ -142,60 +118,6 @@ fn conditions(message: &[u8]) -> Option<Vec<RuntimeCondition>> {
         }
     }
     Some(conditions)
-}
-
-/// A field's value.
-#[derive(Debug, PartialEq)]
-enum Value<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-}
-
-impl<'a> Value<'a> {
-    fn bytes(&self) -> Option<&'a [u8]> {
-        match self {
-            Value::Number(_) => None,
-            Value::Bytes(bytes) => Some(bytes),
-        }
-    }
-}
-
-/// The fields of a protobuf message: their numbers and values. Source: the encoding's page at protobuf's documentation.
-fn fields(mut message: &[u8]) -> Option<Vec<(u64, Value<'_>)>> {
-    let mut fields = Vec::new();
-    while !message.is_empty() {
-        let key = varint(&mut message)?;
-        let value = match key & 7 {
-            0 => Value::Number(varint(&mut message)?),
-            1 => Value::Bytes(split(&mut message, 8)?),
-            2 => {
-                let length = usize::try_from(varint(&mut message)?).ok()?;
-                Value::Bytes(split(&mut message, length)?)
-            }
-            5 => Value::Bytes(split(&mut message, 4)?),
-            _ => return None,
-        };
-        fields.push((key >> 3, value));
-    }
-    Some(fields)
-}
-
-fn split<'a>(message: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
-    let (first, rest) = message.split_at_checked(length)?;
-    *message = rest;
-    Some(first)
-}
-
-fn varint(message: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let byte = *split(message, 1)?.first()?;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

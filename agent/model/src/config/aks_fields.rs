@@ -64,8 +64,16 @@ pub(super) const SHAPE: Shape = Object(&[
     field("azure_private_registry_server", Text, "A registry to log in to.")
         .ignored("it is for the login of a container runtime that nodes no longer have"),
     field("private_egress_proxy_address", Text, "Egress proxy.").ignored("its owner only prints it"),
-    field("enable_artifact_streaming", Bool, "Artifact streaming.").ignored("this version does not stream yet"),
-    field("is_kata", Bool, "Kata containers.").ignored("this version sets up no Kata runtime"),
+    field(
+        "enable_artifact_streaming",
+        Bool,
+        "Whether images are streamed, on machines that can; others pull them whole.",
+    ),
+    field(
+        "is_kata",
+        Bool,
+        "Kata containers, for which this version sets up no runtime; they exclude artifact streaming.",
+    ),
     field("disable_custom_data", Bool, "How the provisioner delivers.")
         .ignored("it says how the configuration travels, not what the node is"),
     field(

@@ -116,7 +116,11 @@ pub(super) fn storage(checked: Checked<'_>) -> Storage {
 
 /// Where images come from.
 pub(super) fn registries(checked: Checked<'_>) -> Registries {
-    Registries { bootstrap: checked.text("bootstrap_profile_container_registry_server").map(str::to_owned) }
+    Registries {
+        bootstrap: checked.text("bootstrap_profile_container_registry_server").map(str::to_owned),
+        mirrors: Vec::new(),
+        streaming: checked.flag("enable_artifact_streaming") == Some(true),
+    }
 }
 
 /// LocalDNS; nothing when disabled.

@@ -58,8 +58,8 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
             "custom_linux_os_config.sysctl_config",
             findings,
         ),
-        // The format says nothing about what the VM must be.
-        claims: Claims::default(),
+        // The format says nothing else about what the VM must be.
+        claims: Claims { kata: checked.flag("is_kata") == Some(true), ..Claims::default() },
         os: aks_machine::os(checked, &kubelet.config, findings),
         network: aks_machine::network(checked),
         proxy: aks_machine::proxy(checked),

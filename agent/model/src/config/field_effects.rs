@@ -13,7 +13,7 @@ use super::shape::{Field, Shape};
 use super::tests::{aks_node_config, decoded, node_bootstrap};
 use super::{aks_node_config, node_bootstrap, problem};
 use crate::facts::{Facts, Gpu, Instance, Trust};
-use crate::os::{DEVICE_PLUGIN_UNIT, NVIDIA_RUNTIME};
+use crate::os::{DEVICE_PLUGIN_UNIT, Distribution, NVIDIA_RUNTIME};
 use crate::plan::{Want, plan};
 
 /// Parts of the configuration that no step shows, because the boot itself reads them.
@@ -118,6 +118,12 @@ fn neighbours() -> Vec<(&'static str, &'static str, Value)> {
             "kubelet_config.kubelet_config_file_config",
             json!({"maxPods": 7}),
         ),
+        (
+            "registries.mirrors",
+            "registries.mirrors",
+            json!([{"registry": "other.example", "endpoints": ["http://other.example"]}]),
+        ),
+        ("is_kata", "enable_artifact_streaming", json!(true)),
         ("custom_linux_os_config.", "kubelet_config.kubelet_flags.--fail-swap-on", json!("false")),
         ("custom_linux_os_config.swap_file_size", "custom_linux_os_config.enable_swap_config", json!(true)),
         ("custom_linux_os_config.enable_swap_config", "custom_linux_os_config.swap_file_size", json!(5)),
@@ -251,6 +257,7 @@ fn facts() -> Facts {
     let mut facts: Facts = serde_json::from_str(include_str!("../../testdata/ubuntu-2404-local-disks.json")).unwrap();
     facts.programs.kubelet = "1.34.2".try_into().ok();
     facts.trust = Trust::default();
+    facts.streaming = Distribution::named("ubuntu-24.04").unwrap().typical_facts().streaming;
     facts.gpu = Some(Gpu { devices: 1, module: Some("1.2".into()), library: Some("1.2".into()) });
     facts.present.extend([NVIDIA_RUNTIME, DEVICE_PLUGIN_UNIT].map(str::to_owned));
     facts.instance = facts.instance.map(|instance| Instance { vtpm: None, ..instance });

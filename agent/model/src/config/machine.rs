@@ -21,6 +21,8 @@ pub struct Claims {
     pub encryption_at_host: Option<bool>,
     /// Size of the OS disk in GB as Azure counts (GiB).
     pub os_disk_gb: Option<u32>,
+    /// Whether pods run in virtual machines of their own.
+    pub kata: bool,
 }
 
 /// Source: karpenter-provider-azure, AKSNodeClass `imageFamily`.
@@ -146,9 +148,24 @@ impl Default for Gpu {
     }
 }
 
+/// Who is asked for a registry's images before itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mirror {
+    /// Whose images: a host, with a port where it has one; `_default` for every registry without mirrors of its own.
+    pub registry: String,
+    /// Who is asked, in order: `http` or `https` URLs, with a path where the images are below one.
+    pub endpoints: Vec<String>,
+    /// Whether the registry itself is never asked.
+    pub only: bool,
+}
+
 /// Where images come from.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Registries {
     /// Registry of a network-isolated cluster: host, or host and path, that stands for the cloud's public one.
     pub bootstrap: Option<String>,
+    /// Mirrors that the user names, in order.
+    pub mirrors: Vec<Mirror>,
+    /// Whether images are streamed where their registry has them in that form.
+    pub streaming: bool,
 }

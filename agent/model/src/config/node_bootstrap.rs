@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::carrier::Format;
 use super::document::Checked;
-use super::machine::{Network, OperatingSystem, Proxy, Registries, SecondaryNics, Ssh, Ulimits};
+use super::machine::{Mirror, Network, OperatingSystem, Proxy, Registries, SecondaryNics, Ssh, Ulimits};
 use super::node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
 use super::problem::{Findings, quoted};
 use super::rules;
@@ -174,12 +174,29 @@ const REGISTRIES: &[Field] = &[
         TextThat("a registry such as example.azurecr.io", rules::is_registry),
         "Registry of a network-isolated cluster, which stands for the public one.",
     ),
+    field("mirrors", List(&Object(MIRROR)), "Mirrors of registries."),
     field(
         "dnsSuffix",
         TextThat("a DNS suffix such as .azurecr.example", rules::is_suffix),
         "Registry suffix of a custom cloud.",
     )
     .ignored("it is the credential provider's, which a later version configures"),
+];
+
+const MIRROR: &[Field] = &[
+    field(
+        "registry",
+        TextThat("a registry such as docker.example or _default", rules::is_mirrored_registry),
+        "Whose images; _default for every registry without mirrors of its own.",
+    )
+    .required(),
+    field(
+        "endpoints",
+        List(&TextThat("a URL such as https://mirror.example/path", rules::is_mirror_url)),
+        "Who is asked, in order.",
+    )
+    .required(),
+    field("onlyMirrors", Bool, "Whether the registry itself is never asked, even when no mirror has the image."),
 ];
 
 const NODE: &[Field] = &[
@@ -264,11 +281,33 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         local_dns: node_class::local_dns(checked, findings),
         gpu: node_class::gpu(checked),
         storage: storage::read(checked),
-        registries: Registries { bootstrap: checked.text("registries.bootstrap").map(str::to_owned) },
+        registries: Registries {
+            bootstrap: checked.text("registries.bootstrap").map(str::to_owned),
+            mirrors: mirrors(checked, findings),
+            streaming: checked.flag("nodeClass.artifactStreaming.enabled") == Some(true),
+        },
         cloud: cloud(checked),
         boot: boot(checked),
         cluster: cluster?,
     })
+}
+
+fn mirrors(checked: Checked<'_>, findings: &mut Findings) -> Vec<Mirror> {
+    let path = "registries.mirrors";
+    let mut mirrors: Vec<Mirror> = Vec::new();
+    for (i, item) in checked.at(path).and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let item = Checked(item);
+        let registry = item.owned("registry");
+        if mirrors.iter().any(|mirror| mirror.registry == registry) {
+            findings.problem(&format!("{path}[{i}].registry"), quoted(&registry), "each registry once");
+        }
+        let endpoints: Vec<String> = item.items("endpoints").map(str::to_owned).collect();
+        if endpoints.is_empty() {
+            findings.problem(&format!("{path}[{i}].endpoints"), "none", "one URL at least");
+        }
+        mirrors.push(Mirror { registry, endpoints, only: item.flag("onlyMirrors") == Some(true) });
+    }
+    mirrors
 }
 
 fn secure_tls(checked: Checked<'_>) -> Option<SecureTls> {

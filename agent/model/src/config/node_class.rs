@@ -44,7 +44,7 @@ pub(super) const FIELDS: &[Field] = &[
     ),
     field(
         "artifactStreaming",
-        Object(&[field("enabled", Bool, "Whether images are streamed.").ignored("this version does not stream yet")]),
+        Object(&[field("enabled", Bool, "Whether images are streamed, on machines that can; others pull them whole.")]),
         "Artifact streaming.",
     ),
 ];
@@ -145,6 +145,7 @@ pub(super) fn claims(checked: Checked<'_>, findings: &mut Findings) -> Claims {
         secure_boot: checked.flag("nodeClass.security.trustedLaunch.secureBoot"),
         encryption_at_host: checked.flag("nodeClass.security.encryptionAtHost"),
         os_disk_gb: checked.number("nodeClass.osDiskSizeGB").and_then(|size| u32::try_from(size).ok()),
+        kata: false, // the class cannot ask for it
     };
     if claims.fips == Some(true) {
         refuse_fips_contradictions(&claims, findings);

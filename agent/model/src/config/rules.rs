@@ -191,6 +191,17 @@ pub(super) fn is_registry(text: &str) -> bool {
     is_domain(name) && port.parse::<u16>().is_ok_and(|port| port != 0) && path.chars().all(plain)
 }
 
+/// A registry's host and port, or the word for all of them.
+pub(super) fn is_mirrored_registry(text: &str) -> bool {
+    text == "_default" || (is_registry(text) && !text.contains('/'))
+}
+
+/// `https://mirror.example:5000/path`.
+pub(super) fn is_mirror_url(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    rest.is_some_and(|rest| is_registry(rest.strip_suffix('/').unwrap_or(rest)) && !rest.contains("//"))
+}
+
 /// `abcdef.0123456789abcdef`. Source: `BootstrapTokenPattern`, k8s.io/cluster-bootstrap/token/api.
 pub(super) fn is_bootstrap_token(text: &str) -> bool {
     let is = |part: &str, length: usize| {
@@ -287,7 +298,7 @@ mod tests {
     #[test]
     fn texts_with_rules_keep_them() {
         type Rule = fn(&str) -> bool;
-        let rules: [(Rule, &[&str], &[&str]); 8] = [
+        let rules: [(Rule, &[&str], &[&str]); 10] = [
             (is_limit, &["1024", "1024:4096", "infinity", "64M"], &["", "x", "1:", "1 2", "-1"]),
             (is_domain, &["corp.example", "a"], &["", ".", "a..b", "a b", "-a"]),
             (is_cidr, &["10.0.0.0/16", "fd00::/108"], &["10.0.0.0", "10.0.0.0/33", "x/8", "10.0.0.0/-1"]),
@@ -299,6 +310,12 @@ mod tests {
                 &["p:3128", "http://", "http://a b", "http://a\";x", "ftp://a"],
             ),
             (is_registry, &["a.azurecr.io", "a.b:5000/x/y"], &["", "https://a.b", "a.b:0", "A/B C"]),
+            (is_mirrored_registry, &["_default", "a.b:5000"], &["a.b/c", ""]),
+            (
+                is_mirror_url,
+                &["http://a.b:5000", "https://a.b/c/d"],
+                &["a.b", "ftp://a.b", "https://", "https://a.b//c", "https://a.b\"]"],
+            ),
             (is_suffix, &[".azurecr.example"], &["azurecr.example", "."]),
         ];
         for (rule, right, wrong) in rules {

@@ -408,7 +408,7 @@ fn a_scripts_findings_name_its_variables() {
         .replace("--max-pods=110", "--max-pods=many")
         .replace(
             "CSE_TIMEOUT=15m",
-            "CSE_TIMEOUT=soon SURPRISE=open-sesame IS_KATA=true\nif true; then LOCATION=x; fi\nopen-sesame",
+            "CSE_TIMEOUT=soon SURPRISE=open-sesame KUBEPROXY_URL=x\nif true; then LOCATION=x; fi\nopen-sesame",
         );
     let found = read_script(&script).findings;
     let mut problems: Vec<_> = found.problems.iter().map(ToString::to_string).collect();
@@ -424,7 +424,8 @@ fn a_scripts_findings_name_its_variables() {
         ]
     );
     let warnings = found.warnings.iter().map(|warning| warning.path.as_str());
-    for name in ["SURPRISE", "IS_KATA", "LOCATION", "OUTBOUND_COMMAND", "KUBELET_FLAGS[\"--eviction-hard\"]", ""] {
+    for name in ["SURPRISE", "KUBEPROXY_URL", "LOCATION", "OUTBOUND_COMMAND", "KUBELET_FLAGS[\"--eviction-hard\"]", ""]
+    {
         assert!(warnings.clone().any(|path| path == name), "{name} in {:?}", found.warnings);
     }
     assert!(!format!("{found:?}").contains("open-sesame"));

@@ -1,6 +1,7 @@
 //! What was observed of the machine, as plain data. The time is one of the facts.
 
 pub mod disks;
+mod streaming;
 pub mod superblock;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use disks::{Disk, DiskRecord};
+pub use streaming::Streaming;
 
 use crate::image::Image;
 use crate::kubernetes::KubernetesVersion;
@@ -81,6 +83,15 @@ pub struct Facts {
     /// Why secure TLS bootstrapping gave no certificate in this boot; absent when it did or was not tried.
     #[serde(default)]
     pub secure_tls_failure: Option<String>,
+    /// What artifact streaming needs of the machine; absent when nobody asked for it.
+    #[serde(default)]
+    pub streaming: Option<Streaming>,
+    /// Why artifact streaming did not come up in this boot of the machine; absent when it did or was not tried.
+    #[serde(default)]
+    pub streaming_failure: Option<String>,
+    /// What the streaming mirror does instead of answering; absent while it answers or was not asked.
+    #[serde(default)]
+    pub mirror_failure: Option<String>,
 }
 
 /// `/etc/os-release`.

@@ -26,6 +26,7 @@ mod oops;
 mod pids;
 mod platform;
 mod service;
+mod snapshotter;
 mod space;
 mod stuck_tasks;
 mod system_services;
@@ -220,6 +221,7 @@ pub const MONITORS: &[Monitor] = &[
     platform::MONITOR,
     kubelet::MONITOR,
     containerd::MONITOR,
+    snapshotter::MONITOR,
     filesystem::MONITOR,
     space::MONITOR,
     nvme::MONITOR,

@@ -26,6 +26,10 @@ pub struct Observed {
     pub runtime: Option<Answer>,
     /// The conditions in containerd's answer to CRI's Status.
     pub runtime_conditions: Option<Vec<RuntimeCondition>>,
+    /// What the snapshotter of artifact streaming does instead of answering.
+    pub snapshotter: Option<Result<(), String>>,
+    /// containerd's images, by its own books and by what it lists; looked at only while the snapshotter answers.
+    pub images: Option<ImagesSeen>,
     /// File systems that the node cannot do without.
     pub filesystems: Vec<FilesystemSeen>,
     /// NVMe controllers and their state: `live`, `resetting`, `dead`, ...
@@ -122,6 +126,15 @@ pub enum NoAnswer {
     Late,
     /// It answered badly.
     Bad(String),
+}
+
+/// Images of pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImagesSeen {
+    /// That containerd lists.
+    pub listed: usize,
+    /// That it has.
+    pub stored: usize,
 }
 
 /// A condition in containerd's status, such as `NetworkReady`.

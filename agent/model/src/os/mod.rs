@@ -167,6 +167,17 @@ pub const NFT: &str = "/usr/sbin/nft";
 pub const COREDNS: &str = "/opt/azure/containers/localdns/binary/coredns";
 /// The client that gets a node's certificate by its attested identity. Source: AgentBaker, `secure-tls-bootstrap.service`.
 pub const SECURE_TLS_BOOTSTRAP_CLIENT: &str = "/opt/bin/aks-secure-tls-bootstrap-client";
+/// Serves the block devices of streamed images. It must run on while containers read from them.
+pub const STREAMING_DEVICES: &str = "overlaybd-tcmu.service";
+/// containerd's snapshotter for streamed images, which serves ordinary ones, too.
+pub const STREAMING_SNAPSHOTTER: &str = "overlaybd-snapshotter.service";
+/// Answers containerd with the streamable form of an image, where its registry has one.
+pub const STREAMING_MIRROR: &str = "acr-mirror.service";
+/// The services of artifact streaming, in the order in which they need each other. Source: AgentBaker, `ensureArtifactStreaming`.
+pub const STREAMING_UNITS: &[&str] = &[STREAMING_DEVICES, STREAMING_SNAPSHOTTER, STREAMING_MIRROR];
+/// Modules of the kernel by which a program serves a block device; they bring what they need themselves.
+/// Source: accelerated-container-image, `pkg/snapshot/storage.go`.
+pub const STREAMING_MODULES: &[&str] = &["target_core_user", "tcm_loop"];
 /// NVIDIA's container runtime.
 pub const NVIDIA_RUNTIME: &str = "/usr/bin/nvidia-container-runtime";
 /// NVIDIA's fabric manager, for machines with an NVSwitch.

@@ -47,6 +47,12 @@ pub(super) fn check(config: &NodeConfig, facts: &Facts, os: &Distribution) -> Ve
     if claims.encryption_at_host == Some(true) && encrypted == Some(false) {
         note("EncryptionAtHostOff", "the node class wants encryption at host, IMDS says it is off".to_owned());
     }
+    if claims.kata {
+        note(
+            "KataNotSetUp",
+            "pods are to run in virtual machines, and this version sets up no Kata runtime".to_owned(),
+        );
+    }
     if let Some(text) = disk_mismatch(config, facts) {
         note("OsDiskSizeMismatch", text);
     }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::gpu;
 use super::resource::{Digest, Readiness, Step, Want, public_file};
+use super::streaming::Streaming;
 use crate::config::{NodeConfig, Ulimits};
 use crate::facts::Facts;
 use crate::os::{Distribution, NVIDIA_RUNTIME};
@@ -20,9 +21,14 @@ pub(super) const OLDEST: (u32, u32) = (1, 6);
 /// The oldest containerd that knows the Container Device Interface.
 const KNOWS_CDI: (u32, u32) = (1, 7);
 
+/// Where a configuration of either version says who makes snapshots.
+const IMAGES_2: &str = "/plugins/io.containerd.grpc.v1.cri/containerd";
+const IMAGES_3: &str = "/plugins/io.containerd.cri.v1.images";
+
 pub(super) struct Containerd {
     config: String,
     limits: String,
+    streaming: Vec<Step>,
     /// What it reads when it starts beside its own files.
     reads: Vec<Step>,
 }
@@ -31,24 +37,32 @@ impl Containerd {
     pub(super) fn new(
         config: &NodeConfig,
         facts: &Facts,
-        os: &Distribution,
+        (os, streaming): (&Distribution, &Streaming),
         shared: &[Step],
         notes: &mut Vec<String>,
     ) -> Self {
         let version = facts.programs.containerd.map_or(OLDEST, |version| (version.major, version.minor));
         let runtimes = runtimes(os, has_gpu(config, facts, notes));
-        let data =
+        let mut data =
             if version.0 >= 2 { version_3(config, os, &runtimes) } else { version_2(config, os, version, &runtimes) };
+        let images = if version.0 >= 2 { IMAGES_3 } else { IMAGES_2 };
+        for (name, value) in streaming.image_settings().into_iter().flatten() {
+            data.pointer_mut(images).expect("both versions have it")[name] = value;
+        }
+        if let Some(plugins) = streaming.proxy_plugins() {
+            data["proxy_plugins"] = plugins;
+        }
         let table = toml::Table::try_from(&data).expect("JSON objects without null are TOML tables");
         Self {
             config: toml::to_string_pretty(&table).expect("a table of plain values can be written"),
             limits: limits(&config.os.ulimits),
+            streaming: streaming.files(),
             reads: shared.to_vec(),
         }
     }
 
     pub(super) fn files(&self) -> Vec<Step> {
-        vec![
+        let mut files = vec![
             Step::new(
                 "containerd.config",
                 "containerd runs pods as kubelet expects it",
@@ -59,7 +73,9 @@ impl Containerd {
                 "a node has more files and tasks than a service's defaults",
                 public_file("/etc/systemd/system/containerd.service.d/10-nap-agent.conf", self.limits.clone()),
             ),
-        ]
+        ];
+        files.extend(self.streaming.iter().cloned());
+        files
     }
 
     pub(super) fn running(&self) -> Step {

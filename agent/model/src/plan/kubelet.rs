@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::credentials::{self, BOOTSTRAP_KUBECONFIG, CA, KUBECONFIG, KUBELET_KEYS};
 use super::local_dns::LocalDns;
 use super::resource::{AbsPath, Content, Digest, Readiness, Step, Want, directory, public_file};
+use super::streaming::Streaming;
 use super::{cloud, cni, kubelet_gates, node_provider_id};
 use crate::config::NodeConfig;
 use crate::config::rules::merge;
@@ -60,7 +61,7 @@ impl Kubelet {
         facts: &Facts,
         os: &'static Distribution,
         shared: &[Step],
-        local_dns: &LocalDns<'_>,
+        (local_dns, streaming): (&LocalDns<'_>, &Streaming),
     ) -> Result<Self, Failure> {
         let version = facts.programs.kubelet.unwrap_or(config.cluster.kubernetes_version);
         let mut notes = Vec::new();
@@ -79,7 +80,7 @@ impl Kubelet {
             config: fields,
             serving_names,
             flags: flags(config, facts, &accepted.flags, local_dns, &mut notes)?,
-            labels: labels(config, local_dns),
+            labels: labels(config, local_dns, streaming),
             cloud: cloud::environment_variable(&config.cloud).unwrap_or_default(),
             notes,
         })
@@ -326,7 +327,7 @@ fn node_ip(config: &NodeConfig, facts: &Facts, address: IpAddr, notes: &mut Vec<
     }
 }
 
-fn labels(config: &NodeConfig, local_dns: &LocalDns<'_>) -> String {
+fn labels(config: &NodeConfig, local_dns: &LocalDns<'_>, streaming: &Streaming) -> String {
     // Who talks to kubelet must know which authority signed its certificate.
     let serving =
         is_signed_by_cluster(&config.kubelet.config).then_some(("kubernetes.azure.com/kubelet-serving-ca", "cluster"));
@@ -338,6 +339,7 @@ fn labels(config: &NodeConfig, local_dns: &LocalDns<'_>) -> String {
     labels.extend(config.labels.iter().map(|(key, value)| (key.as_str().to_owned(), value.as_str().to_owned())));
     let state = local_dns.label(LocalDns::given_label(config));
     labels.extend(state.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    streaming.label(&mut labels);
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 

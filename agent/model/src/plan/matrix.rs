@@ -13,8 +13,9 @@ use crate::os::DISTRIBUTIONS;
 
 const MODES: [&str; 4] = ["overlay", "cilium", "nodeSubnet", "none"];
 const CONTAINERDS: [&str; 3] = ["1.6.20", "1.7.24", "2.1.9"];
-const WISHES: [(&str, &str); 2] = [
+const WISHES: [(&str, &str); 3] = [
     ("nothing", include_str!("../../testdata/nothing.yaml")),
+    ("streaming", include_str!("../../testdata/streaming.yaml")),
     ("everything", include_str!("../../testdata/everything.yaml")),
 ];
 

@@ -24,6 +24,7 @@ mod registries;
 mod resource;
 mod secure_tls;
 mod slices;
+mod streaming;
 mod system;
 mod trust;
 
@@ -41,10 +42,14 @@ pub use local_dns::{COREFILE, LOCAL_DNS_RUNNING, LOCAL_DNS_UNIT};
 pub use network::api_server_tag;
 pub use packet_filter::{PACKET_FILTER_TABLE, packet_filter_rules};
 use provider_id::node_provider_id;
-pub use registries::public_registry;
+pub use registries::{HOSTS_OF_OURS, public_registry};
 pub use resource::{AbsPath, AbsPathError, Content, Digest, Place, Plan, Readiness, Stage, Step, Want, When};
 use secure_tls::SecureTls;
 pub use secure_tls::{SECURE_TLS_RUN, SECURE_TLS_UNIT, tries_secure_tls};
+use streaming::Streaming;
+pub use streaming::{
+    MIRROR_ANSWERS, MIRROR_PORT, SNAPSHOTTER_ANSWERS, SNAPSHOTTER_DIRECTORY, SNAPSHOTTER_SOCKET, decides_streaming,
+};
 
 use crate::config::NodeConfig;
 use crate::facts::Facts;
@@ -60,7 +65,13 @@ pub fn plan(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         crate::image::refuse(image, config, Distribution::of(&facts.os)?)?;
     }
     credentials::refuse_missing(config, facts)?;
-    keep(config, facts)
+    let mut plan = keep(config, facts)?;
+    // Not for the guard: to look into every image twice a minute is dear, and nothing is streamed any more.
+    if let Some(step) = Streaming::new(config, facts).whole_images() {
+        let after = plan.stages.iter().position(|stage| stage.name == "containerd").map_or(0, |at| at + 1);
+        plan.stages.insert(after, Stage { name: "whole-images", steps: vec![step] });
+    }
+    Ok(plan)
 }
 
 /// What may be done when an image is built: the steps of every plan that need neither a configuration nor a running machine.
@@ -87,8 +98,9 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     slices::refuse_missing(&config.kubelet.config)?;
     let disks = LocalDisks::new(config, facts);
     let local_dns = LocalDns::new(config, facts);
-    let kubelet = kubelet::Kubelet::new(config, facts, os, &shared, &local_dns)?;
-    let containerd = containerd::Containerd::new(config, facts, os, &shared, &mut notes);
+    let streaming = Streaming::new(config, facts);
+    let kubelet = kubelet::Kubelet::new(config, facts, os, &shared, (&local_dns, &streaming))?;
+    let containerd = containerd::Containerd::new(config, facts, (os, &streaming), &shared, &mut notes);
     let filter = packet_filter::PacketFilter::new(config, facts, &local_dns);
     let files = [
         kubelet.files(),
@@ -100,7 +112,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         kernel::files(config),
         system::files(config, os, disks.swap()),
         network::files(config, facts, os, &mut notes),
-        registries::files(config),
+        registries::files(config, streaming.mirror()),
         shared,
         filter.files(),
     ];
@@ -113,6 +125,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     notes.extend(SecureTls::new(config, facts).note(config));
     notes.extend(disks.notes().iter().cloned());
     notes.extend(local_dns.notes(config));
+    notes.extend(streaming.notes());
     notes.extend(kubelet.notes.clone());
     let packet_filter = filter.loaded();
     notes.extend(filter.into_notes());
@@ -125,6 +138,8 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         stages.push(Stage { name: "local-dns-files", steps: local_dns.files() });
         stages.push(Stage { name: "local-dns", steps: vec![running] });
     }
+    // Before containerd's files, which say who makes its snapshots.
+    stages.extend(streaming.stages());
     let settings =
         [kernel::sysctls(config), system::settings(config, os, disks.swap()), disks::queues(facts), packet_filter];
     stages.extend([
@@ -136,6 +151,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     ]);
     stages.extend(secure_tls::run(config, facts).map(|step| Stage { name: "secure-tls", steps: vec![step] }));
     stages.push(Stage { name: "kubelet", steps: vec![kubelet.running()] });
+    stages.extend(streaming.off());
     Ok(Plan { stages, notes })
 }
 

@@ -217,6 +217,30 @@ pub enum Want {
         /// The whole text of that file.
         rules: String,
     },
+    /// A snapshotter of containerd's kind that answers.
+    SnapshotterAnswers {
+        /// Its socket.
+        socket: AbsPath,
+    },
+    /// No image of pods in containerd's books without its layers; one that is, is forgotten.
+    WholeImages {
+        /// containerd's socket.
+        socket: AbsPath,
+    },
+    /// The mirror of streamed images, which answers.
+    MirrorAnswers {
+        /// Its port on loopback.
+        port: u16,
+    },
+    /// Where containerd asks for a registry's images. A file that somebody else wrote stays as it is.
+    Hosts {
+        /// Where.
+        path: AbsPath,
+        /// What is in it; absent when there is to be none of ours, and none of others that names the mirror.
+        content: Option<String>,
+        /// What names the mirror in a file of others, which is then set aside and comes back with the mirror.
+        mirror: String,
+    },
     /// A systemd unit that runs with these inputs.
     Unit {
         /// Its name with suffix.

@@ -30,6 +30,11 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
         include_str!("../../testdata/local-disks.yaml"),
         include_str!("../../testdata/ubuntu-2404-local-disks.json"),
     ),
+    (
+        "streaming-1.34-ubuntu-2404",
+        include_str!("../../testdata/streaming.yaml"),
+        include_str!("../../testdata/ubuntu-2404.json"),
+    ),
     ("none-1.36-debian-13", include_str!("../../testdata/none.yaml"), include_str!("../../testdata/debian-13.json")),
     (
         "joined-1.36-debian-13",
@@ -39,6 +44,8 @@ const SCENARIOS: &[(&str, &str, &str)] = &[
 ];
 
 fn scenario_plan(config: &str, facts: &str) -> Plan {
+    // Documents of the matrix leave these two open.
+    let config = config.replace("MODE", "overlay").replace("VERSION", "1.34.2");
     let decoded = decode(config.as_bytes()).unwrap();
     assert_eq!(decoded.findings.problems, []);
     plan(&decoded.config.unwrap(), &serde_json::from_str(facts).unwrap()).unwrap()
@@ -100,6 +107,13 @@ fn golden(plan: &Plan) -> String {
                 Want::PacketFilter { rules } => {
                     writeln!(text, "packet filter {}, {} bytes", packet_filter_rules(), rules.len()).unwrap()
                 }
+                Want::WholeImages { socket } => writeln!(text, "whole images behind {socket}").unwrap(),
+                Want::MirrorAnswers { port } => writeln!(text, "a mirror answers at port {port}").unwrap(),
+                Want::Hosts { path, content, .. } => {
+                    let content = content.as_deref().unwrap_or("none of ours\n");
+                    write!(text, "hosts {path}\n{content}").unwrap();
+                }
+                Want::SnapshotterAnswers { socket } => writeln!(text, "a snapshotter answers at {socket}").unwrap(),
                 Want::Unit { name, readiness, .. } => writeln!(text, "unit {name} {readiness:?}").unwrap(),
             }
         }
@@ -151,8 +165,12 @@ fn step_ids_and_targets_are_unique() {
             | Want::FileIfAbsent { path, .. }
             | Want::Copied { to: path, .. }
             | Want::SwapFile { path, .. }
+            | Want::Hosts { path, .. }
             | Want::SelfSigned { certificate: path, .. } => Some(path),
             Want::Volume { .. }
+            | Want::SnapshotterAnswers { .. }
+            | Want::MirrorAnswers { .. }
+            | Want::WholeImages { .. }
             | Want::Sysctl { .. }
             | Want::Module { .. }
             | Want::Unit { .. }

@@ -1,7 +1,8 @@
 //! containerd: its stacks into its log, then a restart. Pods go on: their shims are processes of their own.
 //!
 //! Never on a disk that does not take writes: it would be killed in the middle of one, and not come up again. Also the last rung for a
-//! kubelet that a restart of its own did not help: it may wait for an answer that containerd owes it.
+//! kubelet that a restart of its own did not help: it may wait for an answer that containerd owes it. And the only cure for one that
+//! started before its snapshotter and lists no images.
 
 use super::{Act, Repair, Risk, minutes};
 use crate::monitor::{CONTAINERD, Subsystem};
@@ -16,8 +17,9 @@ pub(super) static RESTART: Repair = Repair {
         "ContainerdUnresponsive",
         "KubeletCrashLooping",
         "KubeletUnresponsive",
+        "ImagesNotListed",
     ],
-    on_suspicion: &["ContainerdUnresponsive"],
+    on_suspicion: &["ContainerdUnresponsive", "ImagesNotListed"],
     not_while: &[
         "RootFilesystemReadOnly",
         "RootFilesystemFailing",

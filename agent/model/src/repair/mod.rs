@@ -21,6 +21,7 @@ mod decide;
 mod kubelet;
 pub mod ledger;
 mod policy;
+mod snapshotter;
 mod system_services;
 #[cfg(test)]
 mod tests;
@@ -96,6 +97,7 @@ pub struct Repair {
 /// Every repair, the mildest first: a fault's ladder is those against it, in this order.
 pub const REPAIRS: &[&Repair] = &[
     &kubelet::RESTART,
+    &snapshotter::RESTART,
     &system_services::RESTART_RESOLVED,
     &system_services::RESTART_CHRONYD,
     &system_services::RESTART_JOURNALD,

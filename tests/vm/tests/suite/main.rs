@@ -19,3 +19,4 @@ mod repairs;
 mod resets;
 mod rig;
 mod secrets;
+mod streaming;

@@ -1,0 +1,103 @@
+//! The snapshotter of artifact streaming: silent, or back while containerd still lists no images. Facts: disks-imds-streaming 5.3, B to F.
+//!
+//! Only on a node whose containerd is told of one. It is asked over its own socket, for containerd answers for it from its own books. The
+//! images are counted only while it answers: before that a restart of containerd would change nothing.
+
+use super::{Class, Fault, Monitor, Outcome, Reading, Seen, Signal, Subsystem, degrading, seconds, signal};
+use crate::os::STREAMING_SNAPSHOTTER;
+
+static SILENT: Fault = degrading(
+    "SnapshotterUnresponsive",
+    Subsystem::Runtime,
+    "The snapshotter of artifact streaming does not answer: no image can be unpacked and no pod made. Running pods go on.",
+    "Look at `systemctl status overlaybd-snapshotter` and `journalctl -u overlaybd-snapshotter -n 100`.",
+);
+
+static UNLISTED: Fault = Fault {
+    explained_by: &["SnapshotterUnresponsive", "ContainerdDown", "ContainerdUnresponsive"],
+    ..degrading(
+        "ImagesNotListed",
+        Subsystem::Runtime,
+        "containerd lists fewer images than it has: it started while the snapshotter was away. Pods whose images it has do not start.",
+        "`systemctl restart containerd` makes it look again; pods go on.",
+    )
+};
+
+static SILENT_ANSWER: Signal = signal("snapshotter.answer", &SILENT, Class::Probe, (3, 4), seconds(10), 3);
+static SILENT_UNIT: Signal = signal("unit.state", &SILENT, Class::Kernel, (3, 4), seconds(10), 3);
+static UNLISTED_COUNT: Signal = signal("images.listed", &UNLISTED, Class::Probe, (3, 3), seconds(20), 1);
+
+pub(super) const MONITOR: Monitor = Monitor { signals: &[&SILENT_ANSWER, &SILENT_UNIT, &UNLISTED_COUNT], read };
+
+fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
+    let mut say = |signal, outcome| readings.push(Reading { signal, target: String::new(), outcome });
+    match &seen.now.snapshotter {
+        None => {}
+        Some(Ok(())) => say(&SILENT_ANSWER, Outcome::Good),
+        Some(Err(why)) if seen.is_strained() => say(&SILENT_ANSWER, Outcome::Unknown(why.clone())),
+        Some(Err(why)) => say(&SILENT_ANSWER, Outcome::Bad(why.clone())),
+    }
+    match seen.now.units.get(STREAMING_SNAPSHOTTER) {
+        None => {}
+        Some(Err(why)) => say(&SILENT_UNIT, Outcome::Unknown(why.clone())),
+        Some(Ok(unit)) => {
+            let process = seen.now.processes.get(STREAMING_SNAPSHOTTER);
+            let halted = process.filter(|process| matches!(process.state, 'T' | 't' | 'Z' | 'X'));
+            say(
+                &SILENT_UNIT,
+                match halted {
+                    Some(process) => Outcome::Bad(format!("process {} is in state {}", process.pid, process.state)),
+                    None if unit.active == "active" => Outcome::Good,
+                    None => Outcome::Bad(format!("{} ({}), result {}", unit.active, unit.sub, unit.result)),
+                },
+            );
+        }
+    }
+    match &seen.now.images {
+        None => {}
+        Some(images) if images.listed >= images.stored => say(&UNLISTED_COUNT, Outcome::Good),
+        Some(images) => {
+            let found = format!("containerd lists {} images of {} in its store", images.listed, images.stored);
+            say(&UNLISTED_COUNT, Outcome::Bad(found));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{History, ImagesSeen, Observed, ProcessSeen, UnitSeen};
+    use super::*;
+
+    fn bad(now: &Observed) -> Vec<&'static str> {
+        let mut readings = Vec::new();
+        read(Seen { now, history: &History::default() }, &mut readings);
+        let bad = readings.iter().filter(|one| matches!(one.outcome, Outcome::Bad(_)));
+        bad.map(|one| one.signal.fault.reason).collect()
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_not_bad() {
+        assert_eq!(bad(&Observed::default()), [""; 0]);
+        let images = Some(ImagesSeen { listed: 3, stored: 3 });
+        assert_eq!(bad(&Observed { snapshotter: Some(Ok(())), images, ..Observed::default() }), [""; 0]);
+    }
+
+    #[test]
+    fn a_silent_a_stopped_and_a_dead_one_are_told() {
+        let unit = |active: &str| Ok(UnitSeen { active: active.into(), sub: String::new(), result: "success".into() });
+        let mut now = Observed { snapshotter: Some(Err("late".into())), ..Observed::default() };
+        now.units.insert(STREAMING_SNAPSHOTTER.to_owned(), unit("active"));
+        assert_eq!(bad(&now), ["SnapshotterUnresponsive"]);
+        now.processes.insert(STREAMING_SNAPSHOTTER.to_owned(), ProcessSeen { pid: 7, state: 'T' });
+        assert_eq!(bad(&now), ["SnapshotterUnresponsive"; 2]);
+        now.processes.clear();
+        now.units.insert(STREAMING_SNAPSHOTTER.to_owned(), unit("activating"));
+        assert_eq!(bad(&now), ["SnapshotterUnresponsive"; 2]);
+    }
+
+    #[test]
+    fn images_that_are_stored_and_not_listed_are_told() {
+        let images = Some(ImagesSeen { listed: 1, stored: 3 });
+        assert_eq!(bad(&Observed { images, ..Observed::default() }), ["ImagesNotListed"]);
+    }
+}

@@ -1,0 +1,130 @@
+//! Artifact streaming on a real machine: real systemd, real containerd, the kernel's own modules, with a snapshotter and a mirror of ours
+//! in the units of AKS' packages. What each service does when it is killed, hangs or is missing, and what a reboot does.
+
+use std::time::{Duration, Instant};
+
+use nap_model::os::{STREAMING_DEVICES, STREAMING_MIRROR, STREAMING_SNAPSHOTTER};
+use nap_vm::{Image, Overlay, Vm, VmLock, artifact};
+
+use crate::azure::Azure;
+use crate::guest::{self, BOOT, json, note, told, wait_for_agent};
+
+/// What the node class asks for, and a pause image that is in the guest.
+const STREAMING: &str =
+    "containerd:\n  sandboxImage: 127.0.0.1:5999/test/pause:1\nnodeClass:\n  artifactStreaming: {enabled: true}\n";
+
+const IMAGE: &str = "127.0.0.1:5999/test/app:1";
+const HOSTS: &str = "/etc/containerd/certs.d/_default/hosts.toml";
+
+/// The caches have 12 GiB of room, as far as the file system says: the guest's disk has 4.
+const CACHES: &str =
+    "[Mount]\nWhat=tmpfs\nWhere=/opt/overlaybd\nType=tmpfs\nOptions=size=12G\n[Install]\nWantedBy=local-fs.target\n";
+
+/// A hung snapshotter is found in half a minute, suspected for two minutes at most, restarted, and under emulation all takes longer.
+const HUNG_SNAPSHOTTER: Duration = Duration::from_secs(420);
+
+/// systemd restarts what was killed after a second.
+const KILLED: Duration = Duration::from_secs(30);
+
+/// Two looks of the guard, and two questions in each.
+const MIRROR: Duration = Duration::from_secs(120);
+
+fn service(program: &str) -> String {
+    // As in the packages: no order among themselves, none against containerd.
+    format!(
+        "[Unit]\nDefaultDependencies=no\nAfter=local-fs.target\n[Service]\nExecStart={program}\nRestart=always\nRestartSec=1s\n\
+         KillMode=process\n[Install]\nWantedBy=multi-user.target\n"
+    )
+}
+
+fn overlay() -> Overlay {
+    let unit = |name: &str| format!("/usr/lib/systemd/system/{name}");
+    let mut overlay = guest::node();
+    for program in ["pretend-snapshotter", "pretend-registry", "ask-cri"] {
+        overlay = overlay.file(&format!("/usr/bin/{program}"), artifact(program).unwrap(), 0o755);
+    }
+    let snapshotter = "/usr/bin/pretend-snapshotter /run/overlaybd-snapshotter/overlaybd.sock \
+                       /var/lib/containerd/io.containerd.snapshotter.v1.overlaybd plain";
+    let registry = service("/usr/bin/pretend-registry 5999 test/app:1 test/pause:1 test/second:1");
+    overlay
+        .text(&unit(STREAMING_DEVICES), service("/usr/bin/sleep infinity"), 0o644)
+        .text(&unit(STREAMING_SNAPSHOTTER), service(snapshotter), 0o644)
+        .text(&unit(STREAMING_MIRROR), service("/usr/bin/pretend-registry 8578 test/mirrored:1"), 0o644)
+        .text(&unit("nap-vm-registry.service"), registry, 0o644)
+        .link("/etc/systemd/system/multi-user.target.wants/nap-vm-registry.service", &unit("nap-vm-registry.service"))
+        .text(&unit("opt-overlaybd.mount"), CACHES, 0o644)
+        .link("/etc/systemd/system/local-fs.target.wants/opt-overlaybd.mount", &unit("opt-overlaybd.mount"))
+        .text("/etc/containerd/certs.d/127.0.0.1:5999/hosts.toml", "server = \"http://127.0.0.1:5999\"\n", 0o644)
+}
+
+#[test]
+fn a_node_streams_survives_its_services_and_a_reboot_and_does_without_them() {
+    let (lock, image) = (VmLock::take().unwrap(), Image::build().unwrap());
+    let azure = Azure::start();
+    let mut options = azure.vm("streaming", overlay(), &azure.bootstrap_with(STREAMING));
+    (options.cpus, options.memory_mib) = (4, 8192);
+    let mut vm = Vm::start_with(lock, &image, &options).unwrap();
+    assert_eq!(wait_for_agent(&mut vm), 0);
+    assert_streams(&mut vm);
+    told(&mut vm, &format!("ask-cri pull {IMAGE}"));
+    told(&mut vm, &format!("ask-cri run first {IMAGE}"));
+
+    // Without an order, a containerd that is first would list nothing.
+    vm.reboot(BOOT).unwrap();
+    assert_eq!(wait_for_agent(&mut vm), 0);
+    assert_streams(&mut vm);
+    assert!(told(&mut vm, "ask-cri images").contains(IMAGE), "the images are listed after a reboot");
+
+    assert_pulls_come_back(&mut vm, STREAMING_SNAPSHOTTER, "KILL", KILLED);
+    assert_pulls_come_back(&mut vm, STREAMING_DEVICES, "KILL", KILLED);
+    assert_pulls_come_back(&mut vm, STREAMING_MIRROR, "KILL", KILLED);
+    assert_the_mirror_is_withdrawn_and_comes_back(&mut vm);
+    assert_pulls_come_back(&mut vm, STREAMING_SNAPSHOTTER, "STOP", HUNG_SNAPSHOTTER);
+
+    told(&mut vm, "mv /usr/bin/pretend-snapshotter /usr/bin/pretend-snapshotter.gone");
+    vm.reboot(BOOT).unwrap();
+    assert_eq!(wait_for_agent(&mut vm), 0, "a node without the program is a node");
+    let report = json(&mut vm, "/var/log/azure/aks/provision.json")["Notes"].to_string();
+    assert!(report.contains("ArtifactStreamingUnavailable: ServiceMissing"), "{report}");
+    let label = told(&mut vm, "grep -c artifactstreaming-enabled /etc/default/kubelet || true");
+    assert_eq!(label, "0");
+    told(&mut vm, &format!("ask-cri pull {IMAGE}"));
+    told(&mut vm, &format!("ask-cri run after {IMAGE}"));
+}
+
+fn assert_streams(vm: &mut Vm) {
+    told(vm, "grep -qx 'snapshotter = \"overlaybd\"' /etc/containerd/config.toml");
+    told(vm, "grep -q artifactstreaming-enabled=true /etc/default/kubelet");
+    told(vm, "grep -q ^target_core_user /proc/modules");
+    told(vm, "systemctl show containerd --property ExecStartPre | grep -q 'streaming wait'");
+    told(vm, &format!("grep -q localhost:8578 {HOSTS}"));
+}
+
+/// Sends a signal to a service's main process, and pulls until it works.
+fn assert_pulls_come_back(vm: &mut Vm, unit: &str, signal: &str, limit: Duration) {
+    told(vm, &format!("systemctl kill --kill-whom=main --signal={signal} {unit}"));
+    let start = Instant::now();
+    // Removed first, so that there is something to unpack.
+    let pull = "ctr --namespace k8s.io images rm --sync 127.0.0.1:5999/test/second:1 >/dev/null 2>&1; \
+                timeout 20 ask-cri pull 127.0.0.1:5999/test/second:1";
+    while vm.run(pull, BOOT).unwrap().status != 0 {
+        assert!(start.elapsed() < limit, "{unit} {signal}: no pull works: {}", told(vm, "nap-agent repairs"));
+    }
+    note(format_args!("| {unit} | {signal} | a pull worked after {:.0} s |", start.elapsed().as_secs_f64()));
+}
+
+fn assert_the_mirror_is_withdrawn_and_comes_back(vm: &mut Vm) {
+    let before = told(vm, &format!("sha256sum {HOSTS}"));
+    for (signal, condition) in [("STOP", format!("test ! -e {HOSTS}")), ("CONT", format!("test -e {HOSTS}"))] {
+        told(vm, &format!("systemctl kill --kill-whom=main --signal={signal} {STREAMING_MIRROR}"));
+        let start = Instant::now();
+        while vm.run(&condition, BOOT).unwrap().status != 0 {
+            assert!(start.elapsed() < MIRROR, "{condition}: {}", told(vm, "journalctl --unit nap-agent | tail -n 20"));
+        }
+        note(format_args!(
+            "| {STREAMING_MIRROR} | {signal} | {condition} after {:.0} s |",
+            start.elapsed().as_secs_f64()
+        ));
+    }
+    assert_eq!(told(vm, &format!("sha256sum {HOSTS}")), before);
+}
