@@ -6,17 +6,22 @@ set -eu
 export LC_ALL=C.UTF-8
 cd "$(dirname "$(readlink -f "$0")")/.."
 target=$(readlink -f "${CARGO_TARGET_DIR:-target}")
-if ! command -v qemu-aarch64 >/dev/null; then
-    [ "$(id -u)" = 0 ] || { echo "arm64.sh: install qemu-user" >&2; exit 1; }
-    apt-get update >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends qemu-user >&2
+# Debian 13's emulator, which needs no libraries; Debian 12's own does not know openat2, by which every file is opened here.
+qemu=$target/cross/qemu
+if ! [ -e "$qemu" ]; then
+    mkdir -p "$target/cross"
+    rm -rf "$qemu.new"
+    mmdebstrap --quiet --mode=root --variant=extract --include=qemu-user trixie "$qemu.new" \
+        "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(tests/vm/mirror.sh) trixie main" >&2
+    mv "$qemu.new" "$qemu"
 fi
 eval "$(packaging/cross.sh arm64)"
-emulator="qemu-aarch64 -L $target/cross/arm64"
+emulator="$qemu/usr/bin/qemu-aarch64 -L $target/cross/arm64"
 
 starts() { # starts PROGRAM: it says its version, and plans the same node as this machine's own program
+    cargo build --quiet --locked --workspace --bins
     $emulator "$1" --version
-    for custom_data in none.yaml overlay.yaml everything.yaml; do
+    for custom_data in none.yaml overlay.yaml cilium.yaml local-disks.yaml; do
         plan="plan --os ubuntu-24.04 --output json --custom-data agent/model/testdata/$custom_data"
         # shellcheck disable=SC2086 # words
         $emulator "$1" $plan >"$target/plan-arm64"
@@ -27,9 +32,15 @@ starts() { # starts PROGRAM: it says its version, and plans the same node as thi
     done
 }
 
-cargo build --quiet --locked --package nap-agent
 [ $# = 0 ] || starts "$1"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$emulator"
 export RUSTFLAGS="$CROSS_RUSTFLAGS"
-cargo test --locked --target aarch64-unknown-linux-gnu --lib --bins \
-    --package nap-model --package nap-host --package nap-agent --package nap-image-builder
+# A sixteenth of the random inputs that each property gets: the emulator is many times slower.
+export PROPTEST_CASES=16
+# Left out: what the emulator does otherwise. A program that cannot be started ends with 127 there; /proc/self is not the kernel's; ten milliseconds
+# are this machine's.
+cargo test --quiet --locked --target aarch64-unknown-linux-gnu --lib --bins \
+    --package nap-model --package nap-host --package nap-agent --package nap-image-builder -- \
+    --skip a_program_sees_no_environment_and_its_failure_tells_all \
+    --skip our_own_state_is_read_from_the_real_kernel \
+    --skip sixteen_disks_are_scanned_in_ten_milliseconds

@@ -125,6 +125,7 @@ const OTHERS: &[&str] = &[
     "/var/lib/dnf",
     "/var/lib/dpkg",
     "/root/.rpmdb",
+    "/var/lib/rpm",
     "/var/log",
 ];
 

@@ -120,9 +120,6 @@ fn base_image(folder: &Path) -> PathBuf {
     path
 }
 
-/// Where Debian's rpm and dnf have it when HOME is /root.
-const RPM_DATABASE: &str = "/root/.rpmdb";
-
 /// A program that installs, upgrades and removes rpms below a root.
 trait Installer {
     fn install(&self, root: &Changed, rpm: &str);
@@ -133,10 +130,10 @@ trait Installer {
 struct Rpm;
 
 impl Rpm {
-    /// Nothing is there that could provide what the package requires.
+    /// Nothing is there that could provide what the package requires. HOME, as in some of Debian's rpms the database is there.
     fn run(root: &Changed, arguments: &[&str]) -> String {
         let mounted = root.mounted().to_string_lossy().into_owned();
-        root.run_outside(&[&["rpm", "--root", &mounted, "--dbpath", RPM_DATABASE, "--nodeps"], arguments].concat())
+        root.run_outside(&[&["env", "HOME=/root", "rpm", "--root", &mounted, "--nodeps"], arguments].concat())
     }
 }
 
