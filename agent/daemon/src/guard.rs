@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use nap_host::executor::{Comparison, Executor, compare};
+use nap_host::executor::{Comparison, Difference, Executor, compare};
 use nap_host::journal::{self, Event, Journal};
 use nap_host::units::Units;
 use nap_host::{alone, api, chain, mirror, notify, observe, persist, random};
@@ -207,8 +207,7 @@ impl<'a> Guard<'a> {
         if let Some(unknown) = unknown.iter().find(|unknown| unknown.essential) {
             return Ok(State::Failed(format!("{}: {}", unknown.step, unknown.why)));
         }
-        let ill = ill_services(self.context, &plan).await;
-        found.retain(|difference| !ill.contains(&difference.step));
+        found.retain(|difference| !is_ill(&plan, difference));
         if found.is_empty() {
             return Ok(State::InSync);
         }
@@ -385,23 +384,14 @@ fn booted_now(context: &Context) -> Result<(), String> {
     }
 }
 
-/// Steps whose service is down. One that only has other inputs than it was started with is the guard's. A snapshotter or a mirror that is
-/// silent is ill, too, and nothing that the guard could put back.
-async fn ill_services(context: &Context, plan: &Plan) -> Vec<String> {
-    let mut ill = vec![SNAPSHOTTER_ANSWERS.to_owned(), MIRROR_ANSWERS.to_owned()];
-    let services = plan.steps().filter_map(|step| match &step.want {
-        Want::Unit { name, .. } if [KUBELET, CONTAINERD].contains(name) => Some((&step.id, *name)),
-        _ => None,
-    });
-    let Ok(units) = Units::connect(&context.root).await else { return ill };
-    for (step, name) in services {
-        match units.status(name).await {
-            Ok(status) if !status.is_started() => ill.push(step.clone()),
-            Ok(_) => {}
-            Err(error) => debug!(unit = name, error = chain(&error), "cannot tell how it is"),
-        }
-    }
-    ill
+/// Whether this is no drift but an illness, which is the watch's: a kubelet or containerd that is down, not one that only has other inputs
+/// than it was started with; a snapshotter or a mirror that is silent. By the same look as the difference: a service that crashes again
+/// and again is up a moment later.
+fn is_ill(plan: &Plan, difference: &Difference) -> bool {
+    let is_service =
+        |step: &Step| matches!(&step.want, Want::Unit { name, .. } if [KUBELET, CONTAINERD].contains(name));
+    [SNAPSHOTTER_ANSWERS, MIRROR_ANSWERS].contains(&difference.step.as_str())
+        || (difference.is_down && plan.steps().any(|step| step.id == difference.step && is_service(step)))
 }
 
 /// Only a boot makes file systems, before anything runs on them; what is ready the guard may put together again.

@@ -83,6 +83,9 @@ pub struct Difference {
     /// Line by line, where there are lines; a secret's content is never in it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
+    /// It is a unit that is not up, whatever else is to be said of it.
+    #[serde(skip)]
+    pub is_down: bool,
 }
 
 impl fmt::Display for Difference {
@@ -269,7 +272,8 @@ async fn check_all(root: &Arc<Root>, steps: &[Step]) -> Vec<(Step, Result<Option
 
 /// Compares a step with the machine.
 async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError> {
-    let differs = |summary: String, detail: String| Some(Difference { step: step.id.clone(), summary, detail });
+    let differs =
+        |summary: String, detail: String| Some(Difference { step: step.id.clone(), summary, detail, is_down: false });
     let plain = |summary: Option<String>| summary.and_then(|summary| differs(summary, String::new()));
     Ok(match &step.want {
         Want::Directory { path, mode } => plain(directory_difference(root.target(path)?, path, *mode)),
@@ -318,7 +322,10 @@ async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError
         Want::MirrorAnswers { port } => plain(mirror::ask(*port).await.err()),
         Want::Hosts { path, content, mirror } => plain(hosts::difference(root, path, content.as_deref(), mirror)?),
         Want::WholeImages { socket } => plain(images::difference(root, socket).await?),
-        Want::Unit { name, inputs, readiness } => plain(unit_difference(root, name, inputs, *readiness).await?),
+        Want::Unit { name, inputs, readiness } => {
+            let found = unit_difference(root, name, inputs, *readiness).await?;
+            found.and_then(|(summary, is_down)| Some(Difference { is_down, ..differs(summary, String::new())? }))
+        }
     })
 }
 
@@ -413,29 +420,31 @@ async fn reread_difference(root: &Root, name: &str, files: &[AbsPath]) -> Result
     Ok(None)
 }
 
+/// What is to be done about a unit, and whether it is down.
 async fn unit_difference(
     root: &Root,
     name: &str,
     inputs: &Digest,
     readiness: Readiness,
-) -> Result<Option<String>, StepError> {
+) -> Result<Option<(String, bool)>, StepError> {
     // What units of an image will need is to be started.
-    let Some(units) = systemd(root).await? else { return Ok(Some(format!("start {name}"))) };
+    let Some(units) = systemd(root).await? else { return Ok(Some((format!("start {name}"), true))) };
     let status = units.status(name).await?;
     let up = match readiness {
         Readiness::Active | Readiness::Done { .. } => status.is_active(),
         Readiness::Started => status.is_started(),
     };
     let stamp = root.read_text(&format!("{STAMPS}/{name}"))?;
-    Ok(if !up {
-        Some(format!("start {name}, which is {}", if status.load == "loaded" { &status.active } else { &status.load }))
+    let todo = if !up {
+        format!("start {name}, which is {}", if status.load == "loaded" { &status.active } else { &status.load })
     } else if stamp.as_deref() != Some(inputs.as_str()) {
-        Some(format!("restart {name}: its inputs are not those it was started with"))
+        format!("restart {name}: its inputs are not those it was started with")
     } else if status.needs_reload {
-        Some(format!("restart {name}: its unit files changed"))
+        format!("restart {name}: its unit files changed")
     } else {
-        None
-    })
+        return Ok(None);
+    };
+    Ok(Some((todo, !up)))
 }
 
 async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(), StepError> {

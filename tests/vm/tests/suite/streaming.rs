@@ -59,6 +59,9 @@ fn overlay() -> Overlay {
 
 #[test]
 fn a_node_streams_survives_its_services_and_a_reboot_and_does_without_them() {
+    if !guest::is_wanted("NAP_VM_LONG", "make vm-long") {
+        return;
+    }
     let (lock, image) = (VmLock::take().unwrap(), Image::build().unwrap());
     let azure = Azure::start();
     let mut options = azure.vm("streaming", overlay(), &azure.bootstrap_with(STREAMING));
