@@ -272,9 +272,9 @@ async fn a_kubelet_that_systemd_gave_up_is_back_also_when_the_agent_dies_in_the_
         start.elapsed()
     ));
 
-    // Degraded for a moment before that, which is seldom seen.
-    let told: Vec<_> = guarded.told.iter().filter(|state| *state != "Degraded").collect();
-    assert_eq!(told, ["Healthy", "Repairing", "Healthy"], "{:?}", guarded.told);
+    // What came before was over within a second or two, and may not have been seen.
+    let told: Vec<_> = guarded.told.iter().skip_while(|state| *state != "Repairing").collect();
+    assert_eq!(told, ["Repairing", "Healthy"], "{:?}", guarded.told);
     assert_eq!(guarded.calls(before, KUBELET), ["ResetFailedUnit", "RestartUnit"], "once, and by nobody else");
     guarded.until_journal(2).await;
     assert_eq!(guarded.journal(), [(1, None), (1, Some("Succeeded".to_owned()))]);

@@ -41,7 +41,11 @@ fn what_local_disks_cost() {
             told(&mut vm, &format!("/usr/lib/nap-vm/blank.sh {disks}"));
             let cost =
                 vm.run(&format!("/usr/lib/nap-vm/cost.sh \"{name}\" {command}; cat /run/cost.log"), COMMAND).unwrap();
-            told(&mut vm, "mountpoint /var/lib/kubelet && mountpoint /var/lib/containerd && mountpoint /var/log/pods");
+            told(
+                &mut vm,
+                "for directory in /var/lib/kubelet /var/lib/containerd /var/log/pods; do mountpoint $directory || \
+                 { findmnt; journalctl --boot --no-pager --lines 40; cat /run/cost.log; exit 1; }; done",
+            );
             let ours = cost.text.lines().filter(|line| name == "nap-agent" || line.starts_with(name));
             note(format_args!("{}", ours.collect::<Vec<_>>().join("; ")));
         }
