@@ -9,10 +9,14 @@ use nap_host::executor::Executor;
 use nap_host::journal::Journal;
 use nap_host::root::Root;
 use nap_host::{cmd, observe};
+use nap_model::plan::CONTAINERD_DIRECTORY;
 use nap_model::{config, plan};
 
 /// Longest start of a mount unit.
 const UNIT_START: Duration = Duration::from_secs(90);
+
+/// Longest counting of what is in containerd's directory, as in a boot.
+const COUNT_LIMIT: Duration = Duration::from_secs(3);
 
 #[tokio::main(flavor = "current_thread")]
 #[expect(clippy::print_stdout, reason = "its output is its answer")]
@@ -27,6 +31,8 @@ async fn main() -> anyhow::Result<()> {
     let start = Instant::now();
     facts.disks = observe::disks(&root)?;
     observe::look_into(&root, &mut facts.disks);
+    facts.containerd_bytes =
+        observe::directory_bytes(&root, CONTAINERD_DIRECTORY, config.storage.copy_limit_bytes, COUNT_LIMIT);
     println!("scan {} ms", start.elapsed().as_millis());
 
     let stages = plan::plan(&config, &facts)?.stages.into_iter().filter(|stage| stage.name.starts_with("disks"));
