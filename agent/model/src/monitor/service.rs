@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{NoAnswer, Outcome, Reading, Seen, Signal, minutes, seconds};
+use super::{NoAnswer, Outcome, ProcessSeen, Reading, Seen, Signal, minutes, seconds};
 
 /// kubelet's unit.
 pub const KUBELET: &str = "kubelet.service";
@@ -72,15 +72,7 @@ impl Service {
         }
         // Its state is looked at with its unit, and a late answer comes in a later sweep than that.
         if let Some(process) = seen.now.processes.get(self.unit) {
-            say(
-                self.halted,
-                match process.state {
-                    'T' | 't' | 'Z' | 'X' => {
-                        Outcome::Bad(format!("process {} is in state {}", process.pid, process.state))
-                    }
-                    _ => Outcome::Good,
-                },
-            );
+            say(self.halted, halted(process).map_or(Outcome::Good, Outcome::Bad));
         }
         let Some(answer) = answer else { return };
         let (listens, answers) = self.answer_outcomes(seen, answer);
@@ -137,8 +129,14 @@ fn unit_outcomes(unit: &Result<super::UnitSeen, String>) -> (Outcome, Outcome) {
     }
 }
 
+/// What is wrong with a process that is stopped or dead.
+pub(super) fn halted(process: &ProcessSeen) -> Option<String> {
+    let is_halted = matches!(process.state, 'T' | 't' | 'Z' | 'X');
+    is_halted.then(|| format!("process {} is in state {}", process.pid, process.state))
+}
+
 /// Whether systemd has given a unit up: it will not start it again by itself, and there is nothing to wait for.
-fn failed_outcome(unit: &Result<super::UnitSeen, String>) -> Outcome {
+pub(super) fn failed_outcome(unit: &Result<super::UnitSeen, String>) -> Outcome {
     match unit {
         Err(why) => Outcome::Unknown(why.clone()),
         Ok(unit) if unit.active == "failed" => Outcome::Bad(format!("systemd gave it up, result {}", unit.result)),

@@ -3,6 +3,7 @@
 //! Only on a node whose containerd is told of one. It is asked over its own socket, for containerd answers for it from its own books. The
 //! images are counted only while it answers: before that a restart of containerd would change nothing.
 
+use super::service::halted;
 use super::{Class, Fault, Monitor, Outcome, Reading, Seen, Signal, Subsystem, degrading, seconds, signal};
 use crate::os::STREAMING_SNAPSHOTTER;
 
@@ -42,11 +43,10 @@ fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
         Some(Err(why)) => say(&SILENT_UNIT, Outcome::Unknown(why.clone())),
         Some(Ok(unit)) => {
             let process = seen.now.processes.get(STREAMING_SNAPSHOTTER);
-            let halted = process.filter(|process| matches!(process.state, 'T' | 't' | 'Z' | 'X'));
             say(
                 &SILENT_UNIT,
-                match halted {
-                    Some(process) => Outcome::Bad(format!("process {} is in state {}", process.pid, process.state)),
+                match process.and_then(halted) {
+                    Some(why) => Outcome::Bad(why),
                     None if unit.active == "active" => Outcome::Good,
                     None => Outcome::Bad(format!("{} ({}), result {}", unit.active, unit.sub, unit.result)),
                 },

@@ -2,7 +2,8 @@
 //!
 //! One that is inactive was stopped, or never wanted, and is nobody's fault. PID 1's word that one has failed cannot be a mistake.
 
-use super::{Class, Fault, Monitor, Outcome, Reading, Seen, Signal, Subsystem, degrading, seconds, signal};
+use super::service::failed_outcome;
+use super::{Class, Fault, Monitor, Reading, Seen, Signal, Subsystem, degrading, seconds, signal};
 
 /// The names of their units, as every image has them: Debian's chrony.service answers to chronyd.service, too.
 pub const SYSTEM_SERVICES: [&str; 4] = [RESOLVED, NETWORKD, CHRONYD, JOURNALD];
@@ -56,19 +57,15 @@ pub(super) const MONITOR: Monitor = Monitor { signals: &SIGNALS, read };
 fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
     for (unit, signal) in SYSTEM_SERVICES.into_iter().zip(SIGNALS) {
         // That PID 1 does not answer kubelet's monitor tells.
-        let Some(Ok(unit)) = seen.now.units.get(unit) else { continue };
-        let outcome = match unit.active.as_str() {
-            "failed" => Outcome::Bad(format!("systemd gave it up, result {}", unit.result)),
-            _ => Outcome::Good,
-        };
-        readings.push(Reading { signal, target: String::new(), outcome });
+        let Some(unit @ Ok(_)) = seen.now.units.get(unit) else { continue };
+        readings.push(Reading { signal, target: String::new(), outcome: failed_outcome(unit) });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::{History, Observed, UnitSeen};
+    use crate::monitor::{History, Observed, Outcome, UnitSeen};
 
     #[test]
     fn only_what_failed_is_down() {

@@ -66,7 +66,7 @@ pub fn plan(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     }
     credentials::refuse_missing(config, facts)?;
     let mut plan = keep(config, facts)?;
-    // Not for the guard: to look into every image twice a minute is dear, and nothing is streamed any more.
+    // Not for the guard: to look into every image at every look is dear, and nothing is streamed any more.
     if let Some(step) = Streaming::new(config, facts).whole_images() {
         let after = plan.stages.iter().position(|stage| stage.name == "containerd").map_or(0, |at| at + 1);
         plan.stages.insert(after, Stage { name: "whole-images", steps: vec![step] });

@@ -4,7 +4,7 @@
 //! kubelet that a restart of its own did not help: it may wait for an answer that containerd owes it. And the only cure for one that
 //! started before its snapshotter and lists no images.
 
-use super::{Act, Repair, Risk, minutes};
+use super::{Act, NO_RESTART_WHILE, Repair, Risk, minutes};
 use crate::monitor::{CONTAINERD, Subsystem};
 
 pub(super) static RESTART: Repair = Repair {
@@ -20,14 +20,7 @@ pub(super) static RESTART: Repair = Repair {
         "ImagesNotListed",
     ],
     on_suspicion: &["ContainerdUnresponsive", "ImagesNotListed"],
-    not_while: &[
-        "RootFilesystemReadOnly",
-        "RootFilesystemFailing",
-        "DataFilesystemReadOnly",
-        "DataFilesystemFailing",
-        "DiskStalled",
-        "PidsExhausted",
-    ],
+    not_while: NO_RESTART_WHILE,
     risk: Risk::Medium,
     budget: (2, 4),
     pause: (minutes(2), minutes(20)),

@@ -1,6 +1,6 @@
 //! kubelet: forgotten failures and a restart. Pods go on meanwhile.
 
-use super::{Act, Repair, Risk, minutes, seconds};
+use super::{Act, NO_RESTART_WHILE, Repair, Risk, minutes, seconds};
 use crate::monitor::{KUBELET, Subsystem};
 
 pub(super) static RESTART: Repair = Repair {
@@ -10,14 +10,7 @@ pub(super) static RESTART: Repair = Repair {
     against: &["KubeletDown", "KubeletCrashLooping", "KubeletUnresponsive"],
     on_suspicion: &["KubeletUnresponsive"],
     // Faults of containerd explain those of kubelet; restarting kubelet under them is the wrong rung.
-    not_while: &[
-        "RootFilesystemReadOnly",
-        "RootFilesystemFailing",
-        "DataFilesystemReadOnly",
-        "DataFilesystemFailing",
-        "DiskStalled",
-        "PidsExhausted",
-    ],
+    not_while: NO_RESTART_WHILE,
     risk: Risk::Low,
     budget: (3, 6),
     pause: (seconds(30), minutes(10)),

@@ -94,6 +94,17 @@ pub struct Repair {
     pub meaning: &'static str,
 }
 
+/// During these a restart of what writes to kubelet's or containerd's file systems only makes things worse: it is killed in the middle of a
+/// write, or cannot start.
+const NO_RESTART_WHILE: &[&str] = &[
+    "RootFilesystemReadOnly",
+    "RootFilesystemFailing",
+    "DataFilesystemReadOnly",
+    "DataFilesystemFailing",
+    "DiskStalled",
+    "PidsExhausted",
+];
+
 /// Every repair, the mildest first: a fault's ladder is those against it, in this order.
 pub const REPAIRS: &[&Repair] = &[
     &kubelet::RESTART,

@@ -1,6 +1,6 @@
 //! The snapshotter of artifact streaming: a restart. Containers keep their mounts, which the devices' service holds, not this one.
 
-use super::{Act, Repair, Risk, minutes, seconds};
+use super::{Act, NO_RESTART_WHILE, Repair, Risk, minutes, seconds};
 use crate::monitor::Subsystem;
 use crate::os::STREAMING_SNAPSHOTTER;
 
@@ -10,14 +10,7 @@ pub(super) static RESTART: Repair = Repair {
     subsystem: Subsystem::Runtime,
     against: &["SnapshotterUnresponsive"],
     on_suspicion: &["SnapshotterUnresponsive"],
-    not_while: &[
-        "RootFilesystemReadOnly",
-        "RootFilesystemFailing",
-        "DataFilesystemReadOnly",
-        "DataFilesystemFailing",
-        "DiskStalled",
-        "PidsExhausted",
-    ],
+    not_while: NO_RESTART_WHILE,
     risk: Risk::Low,
     budget: (3, 6),
     pause: (seconds(30), minutes(10)),
