@@ -52,7 +52,7 @@ pub(crate) fn policy(root: &Root, observe_only: bool) -> Policy {
         error!(error = why, "{} cannot be read; nothing is repaired", Policy::PATH);
         Policy::observe_only()
     });
-    Policy { observe_only: observe_only || policy.observe_only, ..policy }
+    policy.or_observe_only(observe_only)
 }
 
 impl Repairer {

@@ -19,14 +19,13 @@ pub(crate) fn show(context: &Context, observe_only: bool, out: &mut impl Write) 
     let root = &context.root;
     let policy = persist::read_policy(root)
         .map_err(|why| anyhow::anyhow!("{}: {why}; the guard repairs nothing until it can be read", Policy::PATH))?;
-    let policy = Policy { observe_only: observe_only || policy.observe_only, ..policy };
     let boot_id = observe::boot_id(root)?;
     let kept: Option<Kept> = persist::read_health(root)?;
     let tick = Tick { since_boot: since_boot(), wall: Timestamp::now(), late: std::time::Duration::ZERO };
     let kept_at = kept.as_ref().filter(|kept| kept.boot_id == boot_id).map(|kept| kept.kept_at);
     let mut state = kept.map(|kept| kept.state).unwrap_or_default().resume(&boot_id, tick);
     state.learn(tick, repairs::read_journal(root)?);
-    state.allow(policy);
+    state.allow(policy.or_observe_only(observe_only));
     match context.output {
         Output::Json => writeln!(out, "{:#}", to_json(&state, kept_at))?,
         Output::Text => write_text(&state, kept_at, out)?,

@@ -5,7 +5,6 @@
 //! No program is started.
 
 use std::fmt::Write as _;
-use std::io::Read as _;
 use std::time::Duration;
 
 use flate2::Compression;
@@ -14,11 +13,11 @@ use jiff::{Timestamp, Unit};
 use nap_model::masking::mask;
 use nap_model::monitor::{CONTAINERD, KUBELET};
 use nap_model::plan::AbsPath;
-use nix::errno::Errno;
 use serde_json::json;
 
 use crate::root::{FileError, Root};
-use crate::units::Units;
+use crate::units::{UnitStatus, Units};
+use crate::watch::kmsg::{self, More};
 use crate::{chain, logs};
 
 /// Where they lie.
@@ -35,9 +34,6 @@ const MAX_JOURNAL: usize = 2 << 20;
 const MAX_KERNEL: usize = 512 << 10;
 const MAX_TASKS: usize = 512 << 10;
 const MAX_FILE: usize = 256 << 10;
-
-/// Longest record of the kernel's log, in bytes. Source: PRINTKRB_RECORD_MAX and the escapes of kernel/printk/printk.c.
-const MAX_RECORD: usize = 8192;
 
 /// Units whose state is told.
 const UNITS: &[&str] = &[
@@ -95,11 +91,12 @@ struct Part {
 /// # Errors
 /// When the bundle cannot be written.
 pub async fn collect(root: &Root, why: &str) -> Result<String, FileError> {
+    let units = units(root).await;
     let mut parts = vec![
-        Part { name: "units.txt".to_owned(), text: Ok(units(root).await), limit: MAX_FILE },
+        Part { name: "units.txt".to_owned(), text: Ok(units_text(&units)), limit: MAX_FILE },
         Part { name: "journal.txt".to_owned(), text: journal(root), limit: MAX_JOURNAL },
         Part { name: "kernel.txt".to_owned(), text: kernel_log(root), limit: MAX_KERNEL },
-        Part { name: "tasks.txt".to_owned(), text: Ok(tasks(root).await), limit: MAX_TASKS },
+        Part { name: "tasks.txt".to_owned(), text: Ok(tasks(root, &services(&units))), limit: MAX_TASKS },
     ];
     for path in FILES.iter().chain(KERNEL_FILES) {
         let text = match root.read(path) {
@@ -173,19 +170,29 @@ fn newest(text: &str, limit: usize) -> &str {
     tail.find('\n').map_or(tail, |end| &tail[end + 1..])
 }
 
-async fn units(root: &Root) -> String {
-    let units = match Units::connect(root).await {
-        Ok(units) => units,
-        Err(error) => return format!("{}\n", chain(&error)),
-    };
-    let mut text = String::new();
+type Seen = Result<Vec<(&'static str, Result<UnitStatus, String>)>, String>;
+
+async fn units(root: &Root) -> Seen {
+    let units = Units::connect(root).await.map_err(|error| chain(&error))?;
+    let mut seen = Vec::new();
     for name in UNITS {
-        let _ = match units.status(name).await {
-            Ok(status) => writeln!(text, "{name}: {status}, {} restarts, process {}", status.restarts, status.main_pid),
-            Err(error) => writeln!(text, "{name}: {}", chain(&error)),
-        }; // a String takes every text
+        seen.push((*name, units.status(name).await.map_err(|error| chain(&error))));
     }
-    text
+    Ok(seen)
+}
+
+fn units_text(seen: &Seen) -> String {
+    let line = |(name, status): &(&str, Result<UnitStatus, String>)| match status {
+        Ok(status) => format!("{name}: {status}, {} restarts, process {}\n", status.restarts, status.main_pid),
+        Err(why) => format!("{name}: {why}\n"),
+    };
+    seen.as_ref().map_or_else(|why| format!("{why}\n"), |seen| seen.iter().map(line).collect())
+}
+
+/// The main processes of kubelet and containerd.
+fn services(seen: &Seen) -> Vec<u32> {
+    let of_services = seen.iter().flatten().filter(|(name, _)| [KUBELET, CONTAINERD].contains(name));
+    of_services.filter_map(|(_, status)| status.as_ref().ok().map(|status| status.main_pid)).collect()
 }
 
 fn journal(root: &Root) -> Result<String, String> {
@@ -197,35 +204,25 @@ fn journal(root: &Root) -> Result<String, String> {
 
 /// Every record that the kernel still has, of users, too: told apart by the number of their facility.
 fn kernel_log(root: &Root) -> Result<String, String> {
-    let file = root.open_for_reading("/dev/kmsg").map_err(|error| chain(&error))?;
-    let mut file = file.ok_or("there is no /dev/kmsg")?;
+    let file = kmsg::open_log(root).map_err(|error| chain(&error))?.ok_or("there is no such log")?;
     let mut text = String::new();
-    let mut buffer = [0; MAX_RECORD];
     loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(text),
-            Ok(length) => {
-                text.push_str(&String::from_utf8_lossy(&buffer[..length]));
-                if text.len() > 2 * MAX_KERNEL {
-                    text = newest(&text, MAX_KERNEL).to_owned();
-                }
+        let more = kmsg::read_records(&file, usize::MAX, |record| {
+            text.push_str(&String::from_utf8_lossy(record));
+            if text.len() > 2 * MAX_KERNEL {
+                text = newest(&text, MAX_KERNEL).to_owned();
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(text),
-            // Overrun: the next read goes on at the oldest record that is left.
-            Err(error) if error.raw_os_error() == Some(Errno::EPIPE as i32) => {}
-            Err(error) => return Err(error.to_string()),
+        });
+        match more {
+            More::Now => {}
+            More::Later | More::Never(None) => return Ok(text),
+            More::Never(Some(error)) => return Err(error.to_string()),
         }
     }
 }
 
 /// What waits in the kernel, and where: threads of kubelet and containerd, and every task in uninterruptible sleep.
-async fn tasks(root: &Root) -> String {
-    let mut services = Vec::new();
-    if let Ok(units) = Units::connect(root).await {
-        for name in [KUBELET, CONTAINERD] {
-            services.extend(units.status(name).await.ok().map(|status| status.main_pid));
-        }
-    }
+fn tasks(root: &Root, services: &[u32]) -> String {
     let read = |path: String| root.read_text(&path).ok().flatten().unwrap_or_default(); // it has ended
     let mut text = String::new();
     let processes = root.names("/proc").unwrap_or_default(); // none below a scratch root

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -44,7 +44,7 @@ struct Reading {
 impl Kmsg {
     /// Opens it after a record that was read before; nothing where there is no such log. `matters` is told of what should be looked at.
     pub(super) fn open(root: &Root, log: KernelLog, matters: Arc<Notify>) -> Result<Option<Self>, FileError> {
-        let Some(file) = root.open_for_reading(KMSG)? else { return Ok(None) };
+        let Some(file) = open_log(root)? else { return Ok(None) };
         let kmsg = Self { read: Arc::new(Mutex::new(Reading { log, lines: VecDeque::new() })) };
         let read = Arc::clone(&kmsg.read);
         let thread = std::thread::Builder::new().name("kmsg".to_owned()).stack_size(256 * 1024);
@@ -78,43 +78,55 @@ fn follow(file: &File, read: &Mutex<Reading>, matters: &Notify) {
         let (more, has_lines) = {
             let mut reading = read.lock().unwrap_or_else(PoisonError::into_inner);
             let Reading { log, lines } = &mut *reading;
-            (read_some(file, log, lines), !lines.is_empty())
+            let more = read_records(file, BATCH, |bytes| {
+                if let Some(record) = std::str::from_utf8(bytes).ok().and_then(Record::parse) {
+                    take(&record, log, lines);
+                }
+            });
+            (more, !lines.is_empty())
         };
         if has_lines {
             matters.notify_one();
         }
-        if matches!(more, More::Never) {
+        if let More::Never(why) = more {
+            if let Some(error) = why {
+                debug!(error = %error, "the kernel's log ended");
+            }
             return;
         }
     }
 }
 
-enum More {
-    Perhaps,
-    Never,
+/// Whether more may be read.
+pub(crate) enum More {
+    /// At once.
+    Now,
+    /// When there is more.
+    Later,
+    /// Never; why, when it is not the end.
+    Never(Option<io::Error>),
 }
 
-fn read_some(mut file: &File, log: &mut KernelLog, lines: &mut VecDeque<KernelLine>) -> More {
+/// Opens the log at its oldest record; nothing where there is none.
+pub(crate) fn open_log(root: &Root) -> Result<Option<File>, FileError> {
+    root.open_for_reading(KMSG)
+}
+
+/// Reads up to `most` records, whatever they are.
+pub(crate) fn read_records(mut file: &File, most: usize, mut each: impl FnMut(&[u8])) -> More {
     let mut buffer = [0; MAX_RECORD];
-    for _ in 0..BATCH {
+    for _ in 0..most {
         match file.read(&mut buffer) {
-            Ok(0) => return More::Never,
-            Ok(length) => {
-                if let Some(record) = std::str::from_utf8(&buffer[..length]).ok().and_then(Record::parse) {
-                    take(&record, log, lines);
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return More::Perhaps,
+            Ok(0) => return More::Never(None),
+            Ok(length) => each(&buffer[..length]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return More::Later,
             // Overrun: the next read is at the oldest record that is left, and its number shows how many are not.
             Err(error) if error.raw_os_error() == Some(Errno::EPIPE as i32) => {}
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => {
-                debug!(error = %error, "the kernel's log ended");
-                return More::Never;
-            }
+            Err(error) => return More::Never(Some(error)),
         }
     }
-    More::Perhaps
+    More::Now
 }
 
 fn take(record: &Record<'_>, log: &mut KernelLog, lines: &mut VecDeque<KernelLine>) {

@@ -5,7 +5,7 @@
 
 mod aside;
 mod filesystems;
-mod kmsg;
+pub(crate) mod kmsg;
 mod proc;
 mod services;
 mod unit_changes;
@@ -69,7 +69,7 @@ const UNIT_LEAST: Duration = Duration::from_millis(250);
 const SERVICES_EVERY: Duration = Duration::from_secs(10);
 const SYSTEM_EVERY: Duration = Duration::from_secs(30);
 /// systemd has given it up: a second look makes sure of it.
-const FAILED_EVERY: Duration = Duration::from_secs(1);
+const FAILED_AGAIN: Duration = Duration::from_secs(1);
 const CONDITIONS_EVERY: Duration = Duration::from_secs(30);
 const FILES_EVERY: Duration = Duration::from_secs(5);
 const WRITE_EVERY: Duration = Duration::from_secs(30);
@@ -130,6 +130,8 @@ pub struct Watch {
     stuck_tasks: StuckTasks,
     units: [Asked<Result<UnitStatus, String>>; UNITS.len()],
     unit_changes: UnitChanges,
+    /// Which of them systemd had given up at the last look.
+    failed: [bool; UNITS.len()],
     kubelet: Asked<Answer>,
     runtime: Asked<Answer>,
     conditions: Asked<Option<Vec<RuntimeCondition>>>,
@@ -227,6 +229,7 @@ impl Watch {
             stuck_tasks: StuckTasks::default(),
             units: UNITS.map(|(_, every)| Asked::every(every)),
             unit_changes: UnitChanges::start(&root, &news),
+            failed: [false; UNITS.len()],
             kubelet: Asked::every(SERVICES_EVERY),
             runtime: Asked::every(SERVICES_EVERY),
             conditions: Asked::every(CONDITIONS_EVERY),
@@ -346,8 +349,10 @@ impl Watch {
             let Some(status) = asked.take(ask).await else { continue };
             if let Ok(status) = &status {
                 see_unit(&self.root, name, status, seen);
-                if status.active == "failed" {
-                    asked.turn.by(FAILED_EVERY);
+                // Once: who stays so is asked in his turn, or when systemd says that something has changed.
+                let was_failed = std::mem::replace(&mut self.failed[index], status.active == "failed");
+                if self.failed[index] && !was_failed {
+                    asked.turn.by(FAILED_AGAIN);
                 }
             }
             seen.units.insert(name.to_owned(), status.as_ref().map(services::unit_seen).map_err(Clone::clone));

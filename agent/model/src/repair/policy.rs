@@ -68,6 +68,11 @@ impl Policy {
         Self { observe_only: true, ..Self::default() }
     }
 
+    /// The same, or nothing at all when that is wanted.
+    pub fn or_observe_only(self, is_wanted: bool) -> Self {
+        Self { observe_only: self.observe_only || is_wanted, ..self }
+    }
+
     /// Reads the file. Stricter than custom data, which a newer provisioner may have written: a mistake here would allow what its author
     /// meant to forbid.
     ///
