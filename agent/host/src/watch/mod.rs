@@ -131,7 +131,7 @@ pub struct Watch {
     units: [Asked<Result<UnitStatus, String>>; UNITS.len()],
     unit_changes: UnitChanges,
     /// Which of them systemd had given up at the last look.
-    failed: [bool; UNITS.len()],
+    failures: [Failure; UNITS.len()],
     kubelet: Asked<Answer>,
     runtime: Asked<Answer>,
     conditions: Asked<Option<Vec<RuntimeCondition>>>,
@@ -173,8 +173,22 @@ impl Turn {
     }
 
     /// At the latest then.
-    fn by(&mut self, then: Duration) {
-        self.next = self.next.min(Instant::now() + then);
+    fn by(&mut self, then: Instant) {
+        self.next = self.next.min(then);
+    }
+}
+
+/// Since when a unit has been given up by systemd.
+#[derive(Debug, Default)]
+struct Failure {
+    since: Option<Instant>,
+}
+
+impl Failure {
+    /// When the look that makes sure of it is due. Looks before that one make sure of nothing, and after it he is asked in his turn.
+    fn look_again(&mut self, is_failed: bool, now: Instant) -> Option<Instant> {
+        self.since = is_failed.then(|| self.since.unwrap_or(now));
+        self.since.map(|since| since + FAILED_AGAIN).filter(|then| *then > now)
     }
 }
 
@@ -229,7 +243,7 @@ impl Watch {
             stuck_tasks: StuckTasks::default(),
             units: UNITS.map(|(_, every)| Asked::every(every)),
             unit_changes: UnitChanges::start(&root, &news),
-            failed: [false; UNITS.len()],
+            failures: Default::default(),
             kubelet: Asked::every(SERVICES_EVERY),
             runtime: Asked::every(SERVICES_EVERY),
             conditions: Asked::every(CONDITIONS_EVERY),
@@ -303,7 +317,7 @@ impl Watch {
             self.suspect_until = Some(Instant::now() + SUSPECT);
         }
         if self.suspect_until.is_some_and(|until| Instant::now() < until) {
-            self.write.by(SUSPECT_EVERY);
+            self.write.by(Instant::now() + SUSPECT_EVERY);
         }
     }
 
@@ -349,10 +363,8 @@ impl Watch {
             let Some(status) = asked.take(ask).await else { continue };
             if let Ok(status) = &status {
                 see_unit(&self.root, name, status, seen);
-                // Once: who stays so is asked in his turn, or when systemd says that something has changed.
-                let was_failed = std::mem::replace(&mut self.failed[index], status.active == "failed");
-                if self.failed[index] && !was_failed {
-                    asked.turn.by(FAILED_AGAIN);
+                if let Some(then) = self.failures[index].look_again(status.active == "failed", Instant::now()) {
+                    asked.turn.by(then);
                 }
             }
             seen.units.insert(name.to_owned(), status.as_ref().map(services::unit_seen).map_err(Clone::clone));
@@ -454,5 +466,22 @@ mod tests {
         turn.hurry(URGENT_EVERY);
         assert!(turn.has_come());
         assert!(!turn.has_come());
+    }
+
+    #[test]
+    fn a_look_in_between_does_not_put_off_the_one_that_makes_sure() {
+        let mut failure = Failure::default();
+        let start = Instant::now();
+        let after = |milliseconds| start + Duration::from_millis(milliseconds);
+        assert_eq!(failure.look_again(false, start), None);
+        assert_eq!(failure.look_again(true, start), Some(start + FAILED_AGAIN));
+        assert_eq!(
+            failure.look_again(true, after(300)),
+            Some(start + FAILED_AGAIN),
+            "systemd said that something changed"
+        );
+        assert_eq!(failure.look_again(true, start + FAILED_AGAIN), None, "it stays failed");
+        assert_eq!(failure.look_again(false, after(2000)), None);
+        assert_eq!(failure.look_again(true, after(3000)), Some(after(3000) + FAILED_AGAIN), "another time");
     }
 }
