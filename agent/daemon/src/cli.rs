@@ -139,7 +139,7 @@ pub(crate) enum Command {
     /// Print the JSON Schema of a format
     Schema {
         /// Which one
-        #[arg(value_enum, default_value_t = SchemaOf::NodeBootstrap)]
+        #[arg(value_enum, default_value_t = SchemaOf::Bootstrap)]
         of: SchemaOf,
     },
     /// Print a completion script
@@ -168,7 +168,7 @@ pub(crate) enum Command {
 /// The endpoint for clients with certificates; all of it or nothing.
 #[derive(Debug, Args)]
 pub(crate) struct TlsArguments {
-    /// Address of the endpoint for provisioners (TLS 1.3, client certificates): /v1/health and /metrics
+    /// Address of the endpoint for provisioners (TLS 1.3, client certificates): /v1/health, /v1/intents and /metrics
     #[arg(long, value_name = "ADDRESS", requires_all = ["tls_certificate", "tls_key", "tls_client_ca"])]
     tls_listen: Option<std::net::SocketAddr>,
     /// PEM file with the endpoint's certificate chain
@@ -180,6 +180,9 @@ pub(crate) struct TlsArguments {
     /// PEM file with the authority that signs clients' certificates
     #[arg(long, value_name = "FILE", requires = "tls_listen")]
     tls_client_ca: Option<PathBuf>,
+    /// Common name of a client certificate that may send intents (/v1/intents: hold, drain, reboot, ...); may be given again. None: nobody may
+    #[arg(long, value_name = "NAME", requires = "tls_listen")]
+    tls_operator: Vec<String>,
 }
 
 impl TlsArguments {
@@ -189,6 +192,7 @@ impl TlsArguments {
             certificate: self.tls_certificate?,
             key: self.tls_key?,
             client_authority: self.tls_client_ca?,
+            operators: self.tls_operator,
         })
     }
 }
@@ -197,9 +201,14 @@ impl TlsArguments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SchemaOf {
     /// Our own format of custom data
-    NodeBootstrap,
+    #[value(name = "node-bootstrap")]
+    Bootstrap,
     /// The document at /v1/health
-    NodeHealth,
+    #[value(name = "node-health")]
+    Health,
+    /// What /v1/intents takes
+    #[value(name = "node-intent")]
+    Intent,
 }
 
 /// What to do with LocalDNS.

@@ -12,16 +12,18 @@ use nap_host::imds::Imds;
 use nap_host::root::Root;
 use nap_host::watch::{Aside, KernelLog, Watch, since_boot};
 use nap_host::{chain, observe, persist};
+use nap_model::intent::{Ask, Intent};
 use nap_model::monitor::{Tick, Verdict};
 use nap_model::repair::Policy;
 use nap_model::report::{AgentSeen, Identity, NodeHealth};
-use nap_model::verdict::State;
+use nap_model::verdict::{State, Taken};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::context::Context;
-use crate::http::Health;
+use crate::http::{Asked, Health};
 use crate::repairs::{Repairer, Wish};
 
 /// Time between two sweeps.
@@ -47,16 +49,22 @@ pub(crate) struct Kept {
 }
 
 /// Watches until the process ends.
-pub(crate) fn start(context: &Context, health: Health, policy: Policy) -> anyhow::Result<()> {
+pub(crate) fn start(context: &Context, health: Health, asked: Receiver<Asked>, policy: Policy) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (root, imds) = (Arc::clone(&context.root), Arc::clone(&context.imds));
     let repairer = Repairer::start(&root, policy)?;
     let thread = std::thread::Builder::new().name("health".to_owned());
-    thread.spawn(move || match runtime.block_on(watch(root, imds, health, repairer)) {})?;
+    thread.spawn(move || match runtime.block_on(watch(root, imds, health, asked, repairer)) {})?;
     Ok(())
 }
 
-async fn watch(root: Arc<Root>, imds: Arc<Imds>, health: Health, repairer: Repairer) -> Infallible {
+async fn watch(
+    root: Arc<Root>,
+    imds: Arc<Imds>,
+    health: Health,
+    mut asked: Receiver<Asked>,
+    repairer: Repairer,
+) -> Infallible {
     let mut keeper = Keeper::start(&root);
     let mut watcher = Watcher::new(&root, imds, health, repairer);
     let mut ticks = interval(EVERY);
@@ -64,23 +72,29 @@ async fn watch(root: Arc<Root>, imds: Arc<Imds>, health: Health, repairer: Repai
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut not_before = Instant::now();
     loop {
+        let mut answer = None;
         tokio::select! {
-            // Either can be taken up again.
+            // Each can be taken up again.
             _ = ticks.tick() => {}
             () = watcher.watch.has_news() => sleep_until(not_before).await,
+            Some(asked) = asked.recv() => answer = Some((watcher.take_intent(&asked.intent), asked.answer)),
         }
         not_before = Instant::now() + AT_ONCE;
         let has_changed = watcher.sweep().await;
-        keeper.keep(has_changed, || watcher.kept());
-        if has_changed {
+        keeper.keep(has_changed || answer.is_some(), || watcher.kept());
+        if has_changed || answer.is_some() {
             // First on disk, then said: a restart right now must not take it back. A disk that hangs does not make us silent.
             keeper.settled().await;
             watcher.publish();
+        }
+        if let Some((taken, answer)) = answer {
+            let _ = answer.send(taken); // who asked has gone
         }
     }
 }
 
 struct Watcher {
+    root: Arc<Root>,
     watch: Watch,
     state: State,
     identity: Identity,
@@ -88,6 +102,12 @@ struct Watcher {
     health: Health,
     repairer: Repairer,
     said: String,
+}
+
+/// Azure's id of the VM, as the boot learned it; empty before that.
+fn vm_id(root: &Root) -> String {
+    let facts = persist::read_facts(root).ok().flatten();
+    facts.and_then(|facts| facts.instance).map(|instance| instance.vm_id).unwrap_or_default()
 }
 
 impl Watcher {
@@ -105,19 +125,13 @@ impl Watcher {
         let log = if kept.boot_id == boot_id { kept.kernel_log } else { KernelLog::default() };
         let now = Timestamp::now();
         let tick = Tick { since_boot: since_boot(), wall: now, late: Duration::ZERO };
-        let facts = persist::read_facts(root).ok().flatten();
-        let vm_id = facts.as_ref().and_then(|facts| facts.instance.as_ref()).map(|instance| instance.vm_id.clone());
         let kernel = root.read_text("/proc/sys/kernel/osrelease").ok().flatten();
         let mut state = kept.state.resume(&boot_id, tick);
         repairer.take_over(root, &mut state, tick);
         Self {
+            root: Arc::clone(root),
             state,
-            identity: Identity {
-                name: String::new(),
-                vm_id: vm_id.unwrap_or_default(),
-                boot_id,
-                kernel: kernel.unwrap_or_default(),
-            },
+            identity: Identity { name: String::new(), vm_id: vm_id(root), boot_id, kernel: kernel.unwrap_or_default() },
             agent: AgentSeen { version: env!("CARGO_PKG_VERSION").to_owned(), started_at: now },
             watch: Watch::start(Arc::clone(root), imds, log),
             health,
@@ -141,9 +155,19 @@ impl Watcher {
         if let Some(name) = self.health.take_node_name() {
             has_changed |= name != self.identity.name;
             self.identity.name = name;
+            self.identity.vm_id = vm_id(&self.root);
         }
         self.health.swept(self.watch.kernel_log());
         has_changed || self.said.is_empty()
+    }
+
+    fn take_intent(&mut self, intent: &Intent) -> Result<Taken, String> {
+        let tick = Tick { since_boot: since_boot(), wall: Timestamp::now(), late: Duration::ZERO };
+        let taken = self.state.take_intent(intent, &self.identity.vm_id, tick)?;
+        if taken == Taken::Now && intent.ask == Ask::CollectDiagnostics {
+            self.repairer.keep_evidence("Intent");
+        }
+        Ok(taken)
     }
 
     fn publish(&mut self) {

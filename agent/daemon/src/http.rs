@@ -4,6 +4,7 @@
 //! when it is asked for; a poll of a healthy node is a comparison of two short texts and an answer without a body.
 
 mod connection;
+mod intents;
 mod route;
 mod tls;
 
@@ -19,9 +20,10 @@ use nap_model::repair::{Outcome, REPAIRS};
 use nap_model::report::NodeHealth;
 use nap_model::verdict::{Condition, State as HealthState};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::guard::State;
+pub(crate) use intents::Asked;
 pub(crate) use tls::TlsFiles;
 
 /// A guard that missed this many looks is stuck.
@@ -36,6 +38,7 @@ pub(crate) struct Health {
     every: Duration,
     seen: Arc<Mutex<Seen>>,
     published: Arc<watch::Sender<Arc<Published>>>,
+    intents: mpsc::Sender<Asked>,
 }
 
 #[derive(Debug)]
@@ -74,7 +77,8 @@ impl Published {
 }
 
 impl Health {
-    pub(crate) fn new(every: Duration) -> Self {
+    /// And what provisioners ask for.
+    pub(crate) fn new(every: Duration) -> (Self, mpsc::Receiver<Asked>) {
         let now = Instant::now();
         let seen = Seen {
             looked: now,
@@ -85,7 +89,8 @@ impl Health {
             kernel_log: KernelLog::default(),
         };
         let published = watch::Sender::new(Arc::default());
-        Self { every, seen: Arc::new(Mutex::new(seen)), published: Arc::new(published) }
+        let (intents, asked) = intents::channel();
+        (Self { every, seen: Arc::new(Mutex::new(seen)), published: Arc::new(published), intents }, asked)
     }
 
     /// The guard has looked.
@@ -244,9 +249,9 @@ pub(crate) fn serve(address: SocketAddr, tls: Option<TlsFiles>, health: Health) 
         runtime.block_on(async {
             let plain = connection::serve(address, None, health.clone());
             match tls {
-                Some((address, tls)) => {
+                Some(tls) => {
                     // Neither ends.
-                    tokio::join!(plain, connection::serve(address, Some(tls), health.clone()));
+                    tokio::join!(plain, connection::serve(tls.address, Some(tls), health.clone()));
                 }
                 None => plain.await,
             }
@@ -271,7 +276,7 @@ mod tests {
     fn the_rules_and_the_dashboard_in_the_packages_name_only_what_is_served() {
         let rules = include_str!("../../../packaging/nap-agent.rules.yaml");
         let dashboard = include_str!("../../../packaging/nap-agent.dashboard.json");
-        let served = metrics(&HealthState::default()) + &Health::new(Duration::from_secs(30)).metrics();
+        let served = metrics(&HealthState::default()) + &Health::new(Duration::from_secs(30)).0.metrics();
         let told = served.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
         assert_eq!(names(dashboard), names(&told), "the dashboard shows everything, and nothing else");
         assert!(names(rules).len() > 3 && names(rules).is_subset(&names(&told)), "{:?}", names(rules));

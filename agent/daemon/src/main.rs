@@ -80,9 +80,9 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
         Command::Boot { dry_run: false } => boot_and_report(&context, tail).await,
         Command::Guard { interval, listen, no_conditions, observe_only, tls } => {
             let policy = repairs::policy(&context.root, observe_only);
-            let health = http::Health::new(interval);
+            let (health, asked) = http::Health::new(interval);
             http::serve(listen, tls.files(), health.clone())?;
-            health::start(&context, health.clone(), policy.clone())?;
+            health::start(&context, health.clone(), asked, policy.clone())?;
             if !no_conditions {
                 conditions::start(&context.root, &health)?;
             }
@@ -110,12 +110,16 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
             show::reasons(context.output, &mut out)?;
             Ok(0)
         }
-        Command::Schema { of: SchemaOf::NodeBootstrap } => {
+        Command::Schema { of: SchemaOf::Bootstrap } => {
             writeln!(out, "{:#}", nap_model::config::json_schema())?;
             Ok(0)
         }
-        Command::Schema { of: SchemaOf::NodeHealth } => {
+        Command::Schema { of: SchemaOf::Health } => {
             writeln!(out, "{:#}", nap_model::report::health_schema())?;
+            Ok(0)
+        }
+        Command::Schema { of: SchemaOf::Intent } => {
+            writeln!(out, "{:#}", nap_model::intent::Intent::schema())?;
             Ok(0)
         }
         Command::Explain { reason } => show::explain(&reason, context.output, &mut out),

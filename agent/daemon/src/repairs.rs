@@ -1,6 +1,7 @@
 //! Makes the repairs that the watch orders, on a thread of its own: a disk or systemd may keep it waiting, and the watch goes on meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nap_host::repairs::{self, NotBegun};
 use nap_host::root::Root;
@@ -8,9 +9,14 @@ use nap_host::{bundle, chain, persist};
 use nap_model::monitor::Tick;
 use nap_model::repair::{Attempt, Hold, Policy, Proposal, Proposed, Risk};
 use nap_model::verdict::{Order, State};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::Instant;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
 use tracing::{Instrument, error, info, info_span, warn};
+
+/// Longest time for what is written before a repair.
+const DISK_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the thread is to do.
 #[derive(Debug)]
@@ -147,7 +153,7 @@ impl Repairer {
 }
 
 /// One attempt: whether it may be made, its record, the act.
-async fn repair(root: &Root, order: Order, at: Instant, tell: &UnboundedSender<Told>) {
+async fn repair(root: &Arc<Root>, order: Order, at: Instant, tell: &UnboundedSender<Told>) {
     let act = order.repair.act;
     let say = |told: Told| {
         let _ = tell.send(told); // the watch ends with the process
@@ -165,10 +171,15 @@ async fn repair(root: &Root, order: Order, at: Instant, tell: &UnboundedSender<T
     };
     let attempt = order.attempt.begun_after(at.elapsed());
     // Before the act, or a crash of ours could hide it and give its budget back.
-    if let Err(error) = repairs::record(root, &attempt) {
-        let why = chain(&error);
-        warn!(error = why, "cannot record it, so it is not made");
-        return say(Told::Ended(Err(format!("it could not be recorded: {why}"))));
+    match begin_record(root, &attempt).await {
+        Ok(()) => {}
+        Err(why) if order.is_granted => {
+            warn!(error = why, "cannot record it; the grant is for this boot, and it is made")
+        }
+        Err(why) => {
+            warn!(error = why, "cannot record it, so it is not made");
+            return say(Told::Ended(Err(format!("it could not be recorded: {why}"))));
+        }
     }
     info!(finding = attempt.reason, unit = act.unit(), evidence = attempt.evidence.join("; "), "repairing");
     say(Told::Begun(attempt));
@@ -176,7 +187,7 @@ async fn repair(root: &Root, order: Order, at: Instant, tell: &UnboundedSender<T
     if order.repair.risk > Risk::Low {
         keep_evidence(root, order.repair.name).await;
     }
-    let result = ready.act(act, order.repair.limit).await;
+    let result = ready.act(root, act, order.repair.limit).await;
     match &result {
         Ok(()) => info!(took_ms = at.elapsed().as_millis(), "done; its signals have the word"),
         Err(error) => warn!(took_ms = at.elapsed().as_millis(), error, "failed"),
@@ -184,10 +195,27 @@ async fn repair(root: &Root, order: Order, at: Instant, tell: &UnboundedSender<T
     say(Told::Ended(result));
 }
 
-async fn keep_evidence(root: &Root, why: &str) {
-    match bundle::collect(root, why).await {
+/// Records that an attempt begins; a disk that hangs must not keep the thread.
+async fn begin_record(root: &Arc<Root>, attempt: &Attempt) -> Result<(), String> {
+    let (root, attempt) = (Arc::clone(root), attempt.clone());
+    in_time(move || repairs::record(&root, &attempt).map_err(|error| chain(&error))).await
+}
+
+async fn keep_evidence(root: &Arc<Root>, why: &str) {
+    let (root, why, runtime) = (Arc::clone(root), why.to_owned(), Handle::current());
+    let collected = move || runtime.block_on(bundle::collect(&root, &why)).map_err(|error| chain(&error));
+    match in_time(collected).await {
         Ok(path) => info!(path, "evidence kept"),
-        Err(error) => warn!(error = chain(&error), "cannot keep evidence"),
+        Err(error) => warn!(error, "cannot keep evidence"),
+    }
+}
+
+/// Does what may hang on a disk, and gives it up when it does.
+async fn in_time<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    match timeout(DISK_LIMIT, spawn_blocking(work)).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("the disk did not take it in {} s", DISK_LIMIT.as_secs())),
     }
 }
 

@@ -48,13 +48,19 @@ fn to_json(state: &State, kept_at: Option<Timestamp>) -> Value {
 }
 
 fn write_text(state: &State, kept_at: Option<Timestamp>, out: &mut impl Write) -> anyhow::Result<()> {
-    let Policy { observe_only, maximum_risk, switches } = state.policy();
+    let Policy { observe_only, maximum_risk, switches, is_reboot_granted } = state.policy();
     match observe_only {
         true => writeln!(out, "policy:  observes only")?,
         false => writeln!(out, "policy:  repairs of at most {maximum_risk:?} risk")?,
     }
     for (name, is_on) in switches {
         writeln!(out, "policy:  {name} is switched {}", if *is_on { "on" } else { "off" })?;
+    }
+    if *is_reboot_granted {
+        writeln!(out, "policy:  the provisioner granted a reboot")?;
+    }
+    if let Some(held) = &state.intents().held {
+        writeln!(out, "policy:  nothing before {}: the provisioner asked for {}", held.until, held.word())?;
     }
     let decided = state.decide();
     match kept_at {

@@ -31,6 +31,7 @@ pub mod packet_filter;
 pub mod persist;
 pub mod private_socket;
 pub mod random;
+mod reboot;
 pub mod repairs;
 pub mod root;
 mod serving_certificate;

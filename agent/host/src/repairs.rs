@@ -14,8 +14,9 @@ use tracing::{info, warn};
 
 use crate::alone::{self, Alone};
 use crate::chain;
+use crate::reboot;
 use crate::root::{FileError, Root};
-use crate::units::Units;
+use crate::units::{UnitError, Units};
 
 /// Where the journal lies.
 pub const JOURNAL: &str = "/var/lib/nap-agent/repairs.jsonl";
@@ -107,13 +108,13 @@ pub struct Ready {
 /// When not.
 pub async fn prepare(root: &Root, act: Act) -> Result<Ready, NotBegun> {
     let alone = wait_for_others(root).await?;
+    let cannot = |error: UnitError| NotBegun::CannotBegin(chain(&error));
+    let units = Units::connect(root).await.map_err(cannot)?;
+    if act == Act::Reboot {
+        return Ok(Ready { units, _alone: alone });
+    }
     let unit = act.unit();
-    let looked = async {
-        let units = Units::connect(root).await?;
-        let status = units.status(unit).await?;
-        Ok::<_, crate::units::UnitError>((units, status))
-    };
-    let (units, status) = looked.await.map_err(|error| NotBegun::CannotBegin(chain(&error)))?;
+    let status = units.status(unit).await.map_err(cannot)?;
     // What was seen a few seconds ago may have changed: an administrator's word is asked for at the last moment.
     if status.is_stopped_on_purpose() {
         return Err(NotBegun::Refused(format!("{unit} was stopped on purpose")));
@@ -143,10 +144,16 @@ impl Ready {
     ///
     /// # Errors
     /// When it cannot be done within `limit`; why.
-    pub async fn act(self, act: Act, limit: Duration) -> Result<(), String> {
+    pub async fn act(self, root: &Root, act: Act, limit: Duration) -> Result<(), String> {
         let unit = act.unit();
         match act {
             Act::Restart(_) => {}
+            Act::Reboot => {
+                reboot::reboot(root, &self.units).await?;
+                // We end with the machine, or it does not go down.
+                sleep(limit).await;
+                return Err(format!("the machine is still up {} s after it was told to go down", limit.as_secs()));
+            }
             // Its handler writes them before the one of the SIGTERM that follows: one queue, in order. A process that is stopped does
             // both when systemd lets it go on. Source: handleSignals and dumpStacks in cmd/containerd of containerd.
             Act::DumpStacksAndRestart(_) => match self.units.signal_main(unit, Signal::SIGUSR1).await {

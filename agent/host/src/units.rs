@@ -446,6 +446,17 @@ impl Units {
         self.job(&manager, Verb::Stop, unit, limit).await
     }
 
+    /// Has everything stopped, and the machine started again. Nothing can stop it any more when this returns.
+    ///
+    /// # Errors
+    /// When systemd does not take the order.
+    pub(crate) async fn begin_reboot(&self) -> Result<(), UnitError> {
+        const UNIT: &str = "reboot.target";
+        let manager = self.manager().await.map_err(call("find", UNIT))?;
+        let begun = answered(manager.start_unit(UNIT, "replace-irreversibly")).await;
+        begun.map(drop).map_err(call("start", UNIT))
+    }
+
     /// Queues a job and waits for its end.
     async fn job(&self, manager: &ManagerProxy<'_>, verb: Verb, unit: &str, limit: Duration) -> Result<(), UnitError> {
         let action = verb.word();

@@ -34,7 +34,7 @@ fn refused(result: Result<nap_host::repairs::Ready, NotBegun>) -> String {
 async fn a_service_is_signalled_forgiven_and_restarted_and_its_files_are_not_read_again() {
     let (_directory, root, systemd) = machine().await;
     let before = systemd.history().len();
-    prepare(&root, ACT).await.unwrap().act(ACT, LIMIT).await.unwrap();
+    prepare(&root, ACT).await.unwrap().act(&root, ACT, LIMIT).await.unwrap();
     let verbs: Vec<_> = systemd.history()[before..].iter().map(|call| call.verb.clone()).collect();
     assert_eq!(verbs, ["KillUnit", "ResetFailedUnit", "RestartUnit"]);
 }
@@ -58,4 +58,17 @@ async fn without_systemd_it_cannot_be_begun() {
     let root = Root::open(directory.path()).unwrap();
     let cannot = prepare(&root, ACT).await.unwrap_err();
     assert!(matches!(&cannot, NotBegun::CannotBegin(why) if why.contains("cannot reach systemd")), "{cannot:?}");
+}
+
+/// No logind here: the real one is asked in the VM's test of repairs.
+#[tokio::test]
+async fn without_logind_systemd_reboots_the_machine_and_one_that_stays_up_is_told() {
+    let (directory, root, systemd) = machine().await;
+    std::fs::write(directory.path().join("usr/lib/systemd/system/reboot.target"), "[Unit]\n").unwrap();
+    let before = systemd.history().len();
+    let limit = Duration::from_millis(50);
+    let error = prepare(&root, Act::Reboot).await.unwrap().act(&root, Act::Reboot, limit).await.unwrap_err();
+    assert!(error.contains("still up"), "{error}");
+    let calls: Vec<_> = systemd.history()[before..].iter().map(|call| format!("{} {}", call.verb, call.unit)).collect();
+    assert_eq!(calls, ["StartUnit reboot.target"]);
 }

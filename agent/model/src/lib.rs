@@ -8,6 +8,7 @@ pub mod clouds;
 pub mod config;
 pub mod facts;
 pub mod image;
+pub mod intent;
 pub mod kubernetes;
 pub mod masking;
 pub mod monitor;

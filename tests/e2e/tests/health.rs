@@ -1,12 +1,12 @@
 //! The health endpoint by the real binary and real sockets: polls, waits, and those who do not behave.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use nap_e2e::node::{NAME, Node, api_options, free_port, text};
 use pretend_azure::ScheduledEvent;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// From the boot to the first healthy verdict: a minute of grace, and a few looks.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -23,10 +24,13 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// A client that is slower than five seconds is dropped.
 const SLOW: Duration = Duration::from_secs(20);
 
+/// Who may send intents.
+const OPERATOR: &str = "node-provisioner";
+
 struct Watched {
     node: Node,
     /// Ends with it.
-    _guard: Child,
+    guard: Child,
     port: u16,
     tls_port: u16,
     authority: Authority,
@@ -58,23 +62,31 @@ async fn watched() -> Watched {
     let authority = Authority::new("health");
     let folder = node.path("/tls");
     std::fs::create_dir_all(&folder).unwrap();
-    let file = |name: &str, pem: &str| -> String {
-        let path: PathBuf = folder.join(name);
-        std::fs::write(&path, pem).unwrap();
-        path.display().to_string()
-    };
+    let file = |name: &str, pem: &str| std::fs::write(folder.join(name), pem).unwrap();
     let (certificate, key) = authority.sign(ExtendedKeyUsagePurpose::ServerAuth);
+    file("cert.pem", &certificate);
+    file("key.pem", &key);
+    file("ca.pem", &authority.pem());
     let (port, tls_port) = (free_port(), free_port());
+    let guard = guard(&node, port, tls_port);
+    Watched { node, guard, port, tls_port, authority }
+}
+
+fn guard(node: &Node, port: u16, tls_port: u16) -> Child {
+    let file = |name: &str| node.path("/tls").join(name).display().to_string();
     let mut command = node.command(&["guard", "--interval", "0.2"]);
     command
         .args(["--listen", &format!("127.0.0.1:{port}"), "--tls-listen", &format!("127.0.0.1:{tls_port}")])
-        .args(["--tls-certificate", &file("cert.pem", &certificate), "--tls-key", &file("key.pem", &key)])
-        .args(["--tls-client-ca", &file("ca.pem", &authority.pem())]);
-    let guard = command.spawn().unwrap();
-    Watched { node, _guard: guard, port, tls_port, authority }
+        .args(["--tls-certificate", &file("cert.pem"), "--tls-key", &file("key.pem")])
+        .args(["--tls-client-ca", &file("ca.pem"), "--tls-operator", OPERATOR]);
+    command.spawn().unwrap()
 }
 
 impl Watched {
+    fn restart_guard(&mut self) {
+        self.guard = guard(&self.node, self.port, self.tls_port);
+    }
+
     async fn connect(&self) -> TcpStream {
         let start = Instant::now();
         loop {
@@ -103,6 +115,24 @@ impl Watched {
     }
 
     async fn tls(&self, client: Option<&(String, String)>) -> std::io::Result<Answer> {
+        exchange(&mut self.connect_tls(client).await?, "GET /v1/health?view=verdict HTTP/1.1", "").await
+    }
+
+    /// Sends a text to /v1/intents; the endpoint may come up a moment after the other one.
+    async fn intent(&self, client: &(String, String), body: &str) -> Answer {
+        let start = Instant::now();
+        let mut stream = loop {
+            match self.connect_tls(Some(client)).await {
+                Ok(stream) => break stream,
+                Err(error) => assert!(start.elapsed() < LIMIT, "{error}"),
+            }
+            sleep(Duration::from_millis(50)).await;
+        };
+        let headers = format!("content-length: {}\r\n\r\n{body}", body.len());
+        exchange(&mut stream, "POST /v1/intents HTTP/1.1", &headers).await.unwrap()
+    }
+
+    async fn connect_tls(&self, client: Option<&(String, String)>) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority.pem().as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -117,8 +147,7 @@ impl Watched {
         };
         let stream = TcpStream::connect(("127.0.0.1", self.tls_port)).await?;
         let name = ServerName::try_from("node.test").unwrap();
-        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-        exchange(&mut stream, "GET /v1/health?view=verdict HTTP/1.1", "").await
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 }
 
@@ -156,8 +185,13 @@ impl Authority {
 
     /// A certificate and its key.
     fn sign(&self, usage: ExtendedKeyUsagePurpose) -> (String, String) {
+        self.sign_as("somebody", usage)
+    }
+
+    fn sign_as(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec!["node.test".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![usage];
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
@@ -231,13 +265,8 @@ async fn another_vms_preemption_and_a_restart_change_nothing() {
     let before = watched.until("the event", |document| document["verdict"]["reason"] == "MaintenanceScheduled").await;
     assert_eq!(before["verdict"]["state"], "Degraded");
     // Killed, not asked: what is known is on disk all the same.
-    watched._guard.kill().await.unwrap();
-    let port = watched.port;
-    watched._guard = watched
-        .node
-        .command(&["guard", "--interval", "0.2", "--listen", &format!("127.0.0.1:{port}")])
-        .spawn()
-        .unwrap();
+    watched.guard.kill().await.unwrap();
+    watched.restart_guard();
     let after = watched.until("a document", |_| true).await;
     assert_eq!((&after["verdict"], &after["node"]["bootSeq"]), (&before["verdict"], &before["node"]["bootSeq"]));
     assert!(after["generation"].as_u64() >= before["generation"].as_u64());
@@ -390,8 +419,8 @@ async fn conditions_are_written_when_they_change_and_only_ours() {
     assert_eq!(writes(&watched.node).len(), before + 1, "one change, one write");
 
     // A restart of ours moves no time and writes nothing.
-    watched._guard.kill().await.unwrap();
-    watched._guard =
+    watched.guard.kill().await.unwrap();
+    watched.guard =
         watched.node.command(&["guard", "--listen", &format!("127.0.0.1:{}", watched.port)]).spawn().unwrap();
     watched.until("what was known before", |document| document["verdict"]["reason"] == "KernelOops").await;
     // Times on a Node are whole seconds; the next change must not fall into the same.
@@ -405,7 +434,7 @@ async fn conditions_are_written_when_they_change_and_only_ours() {
     assert_eq!(still["lastTransitionTime"], ready["lastTransitionTime"], "kubelet's own is untouched");
 
     // What a removal of the package does.
-    watched._guard.kill().await.unwrap();
+    watched.guard.kill().await.unwrap();
     let removed = watched.node.agent(&["remove-conditions"]).await;
     let all = "KernelReady, StorageReady, NetworkingReady, ContainerRuntimeReady";
     assert_eq!((removed.status.code(), text(&removed)), (Some(0), format!("{NAME}: removed {all}\n")));
@@ -416,4 +445,61 @@ async fn conditions_are_written_when_they_change_and_only_ours() {
         (again.status.code(), text(&again)),
         (Some(0), format!("{NAME}: no condition of the agent was there\n"))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provisioner_holds_a_node_and_nobody_else_does() {
+    let mut watched = watched().await;
+    let document = watched.until("a document", |document| document["node"]["vmId"].is_string()).await;
+    let usage = || ExtendedKeyUsagePurpose::ClientAuth;
+    let (operator, reader) = (watched.authority.sign_as(OPERATOR, usage()), watched.authority.sign(usage()));
+    let intent = |id: &str, rest: &str| {
+        let (vm, boot) = (&document["node"]["vmId"], &document["node"]["bootId"]);
+        format!(r#"{{"id": "{id}", "node": {{"vmId": {vm}, "bootId": {boot}}}, {rest}}}"#)
+    };
+    let until = Timestamp::now() + SignedDuration::from_mins(10);
+    let hold = intent("h-1", &format!(r#""intent": "Hold", "until": "{until}""#));
+
+    assert_eq!(watched.intent(&reader, &hold).await.status, 403);
+    let plain = exchange(&mut watched.connect().await, "POST /v1/intents HTTP/1.1", "content-length: 0\r\n").await;
+    assert_eq!(plain.unwrap().status, 405, "not for who can reach this machine's own address");
+    let get = exchange(&mut watched.connect_tls(Some(&operator)).await.unwrap(), "GET /v1/intents HTTP/1.1", "").await;
+    assert_eq!(get.unwrap().status, 405);
+    for (body, status, why) in [
+        ("{", 400, "not JSON"),
+        (&intent("x", r#""intent": "Reboot""#), 400, "intent: found"),
+        (&intent("x", r#""intent": "Release", "unless": 1"#), 400, "unless"),
+        (&" ".repeat(5000), 413, "4096"),
+        (&intent("x", r#""intent": "GrantReboot""#), 409, "only NeedsReboot"),
+        (
+            &intent("x", r#""intent": "Release""#).replace(document["node"]["bootId"].as_str().unwrap(), "b"),
+            409,
+            "boot",
+        ),
+    ] {
+        let answer = watched.intent(&operator, body).await;
+        assert!(answer.status == status && answer.body.contains(why), "{body}: {} {}", answer.status, answer.body);
+    }
+    assert!(watched.get("/v1/health", "").await.json()["intents"].is_null());
+
+    let taken = watched.intent(&operator, &hold).await;
+    assert_eq!((taken.status, taken.json()["taken"].clone()), (200, "Now".into()), "{}", taken.body);
+    // The answer comes after it is in the document, and on disk.
+    assert_eq!(watched.get("/v1/health", "").await.json()["intents"]["held"]["by"], "h-1");
+    watched.guard.kill().await.unwrap();
+    watched.restart_guard();
+    watched.until("a document", |document| document["intents"]["held"]["by"] == "h-1").await;
+    let again = watched.intent(&operator, &hold).await;
+    assert_eq!((again.status, again.json()["taken"].clone()), (200, "Before".into()), "{}", again.body);
+    let shown = text(&watched.node.agent(&["repairs"]).await);
+    assert!(shown.contains("asked for Hold"), "{shown}");
+    assert_eq!(watched.intent(&operator, &intent("r-1", r#""intent": "Release""#)).await.status, 200);
+    watched.until("no hold", |document| document["intents"].is_null()).await;
+
+    assert_eq!(watched.intent(&operator, &intent("c-1", r#""intent": "CollectDiagnostics""#)).await.status, 200);
+    let start = Instant::now();
+    while !text(&watched.node.agent(&["bundle", "--list"]).await).contains("-Intent.tar.gz") {
+        assert!(start.elapsed() < LIMIT, "no bundle");
+        sleep(Duration::from_millis(100)).await;
+    }
 }

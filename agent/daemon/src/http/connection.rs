@@ -12,12 +12,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 use super::Health;
 use super::route::{self, Caller};
-use super::tls;
+use super::tls::{Client, Tls};
 
 /// Most connections at once, for each endpoint; more wait.
 const MAX_CONNECTIONS: usize = 32;
@@ -44,7 +43,7 @@ const BIND_EVERY: Duration = Duration::from_secs(5);
 /// Most clients whose rate is known; who comes as one more shares the oldest's place.
 const MAX_CLIENTS: usize = 64;
 
-pub(super) async fn serve(address: SocketAddr, tls: Option<TlsAcceptor>, health: Health) {
+pub(super) async fn serve(address: SocketAddr, tls: Option<Tls>, health: Health) {
     let listener = bind(address, tls.is_some()).await;
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let waiters = Arc::new(Semaphore::new(MAX_WAITERS));
@@ -66,10 +65,7 @@ pub(super) async fn serve(address: SocketAddr, tls: Option<TlsAcceptor>, health:
                 match tls {
                     None => exchange(stream, None, health, waiters, rates).await,
                     Some(tls) => match timeout(SLOW_CLIENT, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => {
-                            let name = tls::client(&stream);
-                            exchange(stream, Some(name), health, waiters, rates).await;
-                        }
+                        Ok(Ok((client, stream))) => exchange(stream, Some(client), health, waiters, rates).await,
                         Ok(Err(error)) => debug!(error = %error, "no handshake"),
                         Err(_) => debug!("a handshake took too long"),
                     },
@@ -98,19 +94,20 @@ async fn bind(address: SocketAddr, is_tls: bool) -> TcpListener {
     }
 }
 
-/// Answers one connection's requests. A name is that of a client's certificate.
+/// Answers one connection's requests; a client is one with a certificate.
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    name: Option<String>,
+    client: Option<Client>,
     health: Health,
     waiters: Arc<Semaphore>,
     rates: Arc<Rates>,
 ) {
     let service = service_fn(|request| {
-        let is_allowed = name.as_ref().is_none_or(|name| rates.take(name));
-        let caller = Caller { is_remote: name.is_some(), is_allowed };
+        let is_allowed = client.as_ref().is_none_or(|client| rates.take(&client.key));
+        let operator = client.as_ref().and_then(|client| client.operator.clone());
+        let caller = Caller { is_remote: client.is_some(), operator, is_allowed };
         let (health, waiters) = (health.clone(), Arc::clone(&waiters));
-        async move { Ok::<_, Infallible>(route::answer(&request, caller, &health, &waiters).await) }
+        async move { Ok::<_, Infallible>(route::answer(request, caller, &health, &waiters).await) }
     });
     let mut connection = http1::Builder::new();
     connection.timer(TokioTimer::new()).header_read_timeout(SLOW_CLIENT).max_buf_size(MAX_HEAD).max_headers(32);

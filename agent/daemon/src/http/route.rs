@@ -10,7 +10,7 @@ use nap_host::random;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::{Health, Published};
+use super::{Health, Published, intents};
 
 /// Longest wait for a change.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -18,22 +18,22 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 type Answer = Response<Full<Bytes>>;
 
 /// Who asks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Caller {
     /// From another machine, with a certificate. The agent's own health is this machine's affair.
     pub(super) is_remote: bool,
+    /// His name, when he may send intents.
+    pub(super) operator: Option<String>,
     /// He has not asked too often.
     pub(super) is_allowed: bool,
 }
 
-pub(super) async fn answer(
-    request: &Request<Incoming>,
-    caller: Caller,
-    health: &Health,
-    waiters: &Semaphore,
-) -> Answer {
+pub(super) async fn answer(request: Request<Incoming>, caller: Caller, health: &Health, waiters: &Semaphore) -> Answer {
     if !caller.is_allowed {
         return too_many("at most ten requests a second\n");
+    }
+    if caller.is_remote && request.uri().path() == "/v1/intents" {
+        return intents::take(request, caller.operator.as_deref(), &health.intents).await;
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
@@ -41,7 +41,7 @@ pub(super) async fn answer(
         return answer;
     }
     match (request.uri().path(), caller.is_remote) {
-        ("/v1/health", _) => document(request, health, waiters).await,
+        ("/v1/health", _) => document(&request, health, waiters).await,
         ("/metrics", _) => {
             let mut answer = text(StatusCode::OK, health.metrics());
             let kind = HeaderValue::from_static("text/plain; version=0.0.4");
@@ -57,7 +57,7 @@ pub(super) async fn answer(
             text(status, body)
         }
         (_, false) => text(StatusCode::NOT_FOUND, "there are /v1/health, /livez, /readyz and /metrics\n"),
-        (_, true) => text(StatusCode::NOT_FOUND, "there are /v1/health and /metrics\n"),
+        (_, true) => text(StatusCode::NOT_FOUND, "there are /v1/health, /v1/intents and /metrics\n"),
     }
 }
 
@@ -147,7 +147,7 @@ fn add_headers(answer: &mut Answer, now: &Published, age: Duration) {
     insert("node-health-age", &age.as_secs().to_string());
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::from(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

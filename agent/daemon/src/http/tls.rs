@@ -20,12 +20,31 @@ pub(crate) struct TlsFiles {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) client_authority: PathBuf,
+    /// Common names of those who may send intents.
+    pub(crate) operators: Vec<String>,
+}
+
+/// The endpoint for clients with certificates.
+#[derive(Clone)]
+pub(super) struct Tls {
+    pub(super) address: SocketAddr,
+    acceptor: TlsAcceptor,
+    operators: Arc<[String]>,
+}
+
+/// Who speaks.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// What tells one from another: the whole certificate, by which nobody else can speak.
+    pub(super) key: String,
+    /// His name, when he may send intents.
+    pub(super) operator: Option<String>,
 }
 
 impl TlsFiles {
     /// # Errors
     /// When a file cannot be read or holds something else.
-    pub(crate) fn read(&self) -> anyhow::Result<(SocketAddr, TlsAcceptor)> {
+    pub(super) fn read(&self) -> anyhow::Result<Tls> {
         let chain = certificates(&self.certificate)?;
         let key = std::fs::read(&self.key).with_context(|| format!("cannot read {}", self.key.display()))?;
         let key = PrivateKeyDer::from_pem_slice(&key).with_context(|| format!("no key in {}", self.key.display()))?;
@@ -43,7 +62,8 @@ impl TlsFiles {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Early data could be replayed; nothing here would do harm twice, and nobody needs it.
         config.max_early_data_size = 0;
-        Ok((self.address, TlsAcceptor::from(Arc::new(config))))
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Ok(Tls { address: self.address, acceptor, operators: self.operators.as_slice().into() })
     }
 }
 
@@ -55,10 +75,24 @@ fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     Ok(all)
 }
 
-/// What tells one client from another: its whole certificate, by which nobody else can speak.
-pub(super) fn client(stream: &TlsStream<TcpStream>) -> String {
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    certificate
-        .map(|certificate| format!("{:x?}", &certificate[certificate.len().saturating_sub(32)..]))
-        .unwrap_or_default()
+impl Tls {
+    /// # Errors
+    /// When the handshake fails: no certificate, or one of another authority, for one.
+    pub(super) async fn accept(&self, stream: TcpStream) -> std::io::Result<(Client, TlsStream<TcpStream>)> {
+        let stream = self.acceptor.accept(stream).await?;
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let client = certificate.map(|certificate| Client {
+            key: format!("{:x?}", &certificate[certificate.len().saturating_sub(32)..]),
+            operator: common_name(certificate).filter(|name| self.operators.contains(name)),
+        });
+        let client = client.ok_or_else(|| std::io::Error::other("no certificate"))?;
+        Ok((client, stream))
+    }
+}
+
+/// The name that Kubernetes, too, takes for that of the client.
+fn common_name(certificate: &[u8]) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
+    Some(name.to_owned())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::{Ledger, Policy, Repair, SUSPICION, TRIES, ladder, minutes};
+use super::{Ledger, Policy, Repair, SUSPICION, TRIES, ladder, millis, minutes};
 use crate::monitor::{ScheduledEvent, UnitSeen};
 
 /// A start that systemd is at work on is left to it for so long.
@@ -25,6 +25,8 @@ pub struct Sick<'a> {
     pub is_bad_now: bool,
     /// When it came.
     pub entered_ms: u64,
+    /// Since when it stands for so long that it costs the node, and no reboot of the last day was for it.
+    pub is_fatal_since_ms: Option<u64>,
 }
 
 /// What matters beside the faults.
@@ -44,6 +46,10 @@ pub struct Situation<'a> {
     pub units: &'a BTreeMap<String, UnitSeen>,
     /// When every file system had taken a write last, or what kept one from it.
     pub written_ms: Result<u64, &'a str>,
+    /// What the provisioner asked for, until nothing disruptive may be done: `Hold` or `Drain`.
+    pub held: Option<&'static str>,
+    /// How long a reboot of our own choice waits; nothing when the provisioner granted one.
+    pub lottery: Option<Duration>,
 }
 
 /// Why nothing is done about a fault.
@@ -87,6 +93,12 @@ pub enum Hold {
     DiskNotWritable(String),
     /// It would be done, but no disk has been written to since the fault came.
     DiskNotProbed(&'static str),
+    /// The provisioner asked for this.
+    Asked(&'static str),
+    /// Nothing milder is left, and it does not cost the node yet.
+    LastResort(&'static str),
+    /// So many milliseconds are left of this machine's own wait.
+    Lottery(&'static str, u64),
     /// The host could not begin.
     Refused(String),
 }
@@ -117,6 +129,13 @@ impl fmt::Display for Hold {
             Hold::Strained => f.write_str("the machine is so busy that it may only be slow"),
             Hold::DiskNotWritable(what) => write!(f, "a disk does not take writes: {what}"),
             Hold::DiskNotProbed(repair) => write!(f, "{repair} as soon as every disk has taken a write"),
+            Hold::Asked(what) => write!(f, "the provisioner asked for {what}"),
+            Hold::LastResort(repair) => {
+                write!(f, "only {repair} is left, and that waits until the fault costs the node")
+            }
+            Hold::Lottery(repair, left_ms) => {
+                write!(f, "{repair} in {} s, so that not all nodes do it at once", left_ms.div_ceil(1000))
+            }
             Hold::Refused(why) => f.write_str(why),
         }
     }
@@ -218,6 +237,7 @@ fn next(
         Standing::CoolingDown(row, until_ms) => {
             return Err(Hold::CoolingDown(row.name, until_ms.saturating_sub(ledger.now_ms())));
         }
+        Standing::Next(row) if row.is_last_resort() => is_last_resort_due(situation, sick, row)?,
         // systemd will not start it again: nothing but a repair will, and a second look would see the same.
         Standing::Next(row) if sick.is_proven || is_given_up(situation, row) => row,
         Standing::Next(row) if row.on_suspicion.contains(&sick.reason) => match SUSPICION.checked_sub(age) {
@@ -239,6 +259,8 @@ fn next(
     }
     is_unit_ours(situation, age, rung)?;
     match situation.written_ms {
+        // It may be against that very disk, and needs no record.
+        _ if rung.is_last_resort() && situation.lottery.is_none() => {}
         Err(what) => return Err(Hold::DiskNotWritable(what.to_owned())),
         // A service may hang because its disk does, and that shows only when the next write does not come back.
         Ok(at) if at < sick.entered_ms => return Err(Hold::DiskNotProbed(rung.name)),
@@ -255,6 +277,19 @@ fn forbidden(policy: &Policy, reason: &str) -> Hold {
     first.map_or(Hold::NoRepair, |(name, why)| Hold::Forbidden(name, why))
 }
 
+fn is_last_resort_due(
+    situation: Situation<'_>,
+    sick: &Sick<'_>,
+    row: &'static Repair,
+) -> Result<&'static Repair, Hold> {
+    let since_ms = sick.is_fatal_since_ms.ok_or(Hold::LastResort(row.name))?;
+    let due_ms = since_ms + situation.lottery.map_or(0, millis);
+    match due_ms.saturating_sub(situation.time_ms) {
+        0 => Ok(row),
+        left_ms => Err(Hold::Lottery(row.name, left_ms)),
+    }
+}
+
 fn is_given_up(situation: Situation<'_>, rung: &Repair) -> bool {
     situation.units.get(rung.act.unit()).is_some_and(|unit| unit.active == "failed")
 }
@@ -266,6 +301,9 @@ fn is_right_time(situation: Situation<'_>) -> Result<(), Hold> {
     }
     if let Some(why) = situation.suppressed {
         return Err(Hold::Suppressed(why.to_owned()));
+    }
+    if let Some(what) = situation.held {
+        return Err(Hold::Asked(what));
     }
     let ends_it =
         |event: &&ScheduledEvent| matches!(event.kind.as_str(), "Preempt" | "Terminate" | "Reboot" | "Redeploy");

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use outlook::{Budget, Progress};
 
-use super::{MOST_VERIFY, Policy, Repair, Standing, VERIFY, millis, minutes, repair, standing};
+use super::{Act, MOST_VERIFY, Policy, Repair, Standing, VERIFY, millis, minutes, repair, standing};
 
 /// Windows of the budgets.
 pub(super) const HOUR: Duration = minutes(60);
@@ -218,10 +218,15 @@ impl Ledger {
 
     /// An attempt that had begun when we or the machine stopped. What it did we do not know: the signals do.
     fn adopt(&mut self, attempt: Attempt, is_of_this_boot: bool, wall: Timestamp) {
+        let row = repair(&attempt.repair);
+        if !is_of_this_boot && row.is_some_and(|row| row.act == Act::Reboot) {
+            // Whether it helped shows when the fault is there again: then it is not tried a second time.
+            return self.close(attempt, wall, Outcome::Succeeded, "the machine started again".to_owned());
+        }
         if !is_of_this_boot || self.running.is_some() {
             return self.close(attempt, wall, Outcome::Interrupted, "its end was not seen".to_owned());
         }
-        let limit = repair(&attempt.repair).map_or(0, |row| millis(row.limit));
+        let limit = row.map_or(0, |row| millis(row.limit));
         let since_ms = self.now_ms.min(attempt.at_ms.saturating_add(limit));
         self.running = Some(Running { attempt, phase: Phase::Verifying, since_ms });
     }
@@ -281,6 +286,12 @@ impl Ledger {
     /// Whether any attempt against a fault did not help, since it came or was last helped.
     pub(crate) fn was_tried(&self, reason: &str, target: &str) -> bool {
         super::ladder(reason).any(|row| self.tries(row, reason, target) > 0)
+    }
+
+    /// Whether the machine was started again for a fault within a day, before this boot.
+    pub(crate) fn was_rebooted_for(&self, reason: &str, boot_id: &str) -> bool {
+        let is_reboot = |attempt: &Attempt| repair(&attempt.repair).is_some_and(|row| row.act == Act::Reboot);
+        self.attempts.iter().any(|one| one.reason == reason && one.boot_id != boot_id && is_reboot(one))
     }
 
     pub(super) fn is_spent(&self, reason: &str, target: &str) -> bool {

@@ -13,6 +13,8 @@
 //!   gone. When no rung is left, or no budget, the ladder is spent, and only then may the verdict ask for another node.
 //! - **On suspicion** a service that does not answer may be restarted, because that is mild; another node is never asked for without proof.
 //! - **A deadline** on everything: on the act, and on the proof that it helped.
+//! - **A reboot** is the last rung, for who may make it: an owner who allows it, or a provisioner who grants it for this boot. It is made when
+//!   nothing milder is left and the fault has stood for as long as one that costs the node, and once a day for each fault.
 //!
 //! A wrong clock is no reason to leave a dead kubelet dead, so it is no precondition, although the facts (8.7) have it as one.
 
@@ -21,6 +23,7 @@ mod decide;
 mod kubelet;
 pub mod ledger;
 mod policy;
+mod reboot;
 mod snapshotter;
 mod system_services;
 #[cfg(test)]
@@ -35,6 +38,7 @@ use crate::monitor::Subsystem;
 pub use decide::{Hold, Proposal, Proposed, Sick, Situation, Standing, decide, standing};
 pub use ledger::{Attempt, Ended, Ledger, Outcome};
 pub use policy::{Policy, PolicyError};
+pub use reboot::LOTTERY;
 
 /// What the host does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +47,8 @@ pub enum Act {
     Restart(&'static str),
     /// The same, after its main process was told to write the stacks of its threads to its log.
     DumpStacksAndRestart(&'static str),
+    /// Shuts the machine down in order, and starts it again.
+    Reboot,
 }
 
 impl Act {
@@ -50,6 +56,7 @@ impl Act {
     pub fn unit(self) -> &'static str {
         match self {
             Act::Restart(unit) | Act::DumpStacksAndRestart(unit) => unit,
+            Act::Reboot => "reboot.target",
         }
     }
 }
@@ -94,6 +101,13 @@ pub struct Repair {
     pub meaning: &'static str,
 }
 
+impl Repair {
+    /// Pods pay for it: only done instead of losing the node.
+    pub fn is_last_resort(&self) -> bool {
+        self.risk == Risk::High
+    }
+}
+
 /// During these a restart of what writes to kubelet's or containerd's file systems only makes things worse: it is killed in the middle of a
 /// write, or cannot start.
 const NO_RESTART_WHILE: &[&str] = &[
@@ -114,6 +128,7 @@ pub const REPAIRS: &[&Repair] = &[
     &system_services::RESTART_JOURNALD,
     &system_services::RESTART_NETWORKD,
     &containerd::RESTART,
+    &reboot::REBOOT,
 ];
 
 /// Attempts of one repair against one fault that changed nothing, after which the next is tried.

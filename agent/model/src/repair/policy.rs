@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{REPAIRS, Repair, Risk, repair};
+use super::{Act, REPAIRS, Repair, Risk, repair};
 
 /// Which repairs may be done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct Policy {
     /// Nothing is done, whatever else is said.
     pub observe_only: bool,
@@ -17,11 +17,13 @@ pub struct Policy {
     pub maximum_risk: Risk,
     /// Repairs that were switched on or off, by name.
     pub switches: BTreeMap<String, bool>,
+    /// The provisioner lets the node reboot itself once: no word of the owner's, so not in his file.
+    pub is_reboot_granted: bool,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { observe_only: false, maximum_risk: Risk::Medium, switches: BTreeMap::new() }
+        Self { observe_only: false, maximum_risk: Risk::Medium, switches: BTreeMap::new(), is_reboot_granted: false }
     }
 }
 
@@ -88,7 +90,14 @@ impl Policy {
             observe_only: repairs.observe_only,
             maximum_risk: repairs.maximum_risk.unwrap_or(usual.maximum_risk),
             switches: repairs.switches,
+            ..usual
         })
+    }
+
+    /// Why no provisioner may have the node reboot itself; nothing when it may.
+    pub(crate) fn refuses_grant(&self) -> Option<String> {
+        let granted = Self { is_reboot_granted: true, ..self.clone() };
+        REPAIRS.iter().filter(|row| row.act == Act::Reboot).find_map(|row| granted.forbids(row))
     }
 
     /// Why a repair may not be done; nothing when it may.
@@ -98,6 +107,7 @@ impl Policy {
             Some(false) => Some("it is switched off".to_owned()),
             // Who switches one on by its name has said yes to its risk.
             Some(true) => None,
+            None if row.act == Act::Reboot && self.is_reboot_granted => None,
             None if row.risk > self.maximum_risk => {
                 Some(format!("its risk is {:?} and at most {:?} is allowed", row.risk, self.maximum_risk))
             }
@@ -140,8 +150,10 @@ mod tests {
             .map(|line| format!("{line}\n"))
             .collect();
         let policy = Policy::parse(&settings).unwrap();
-        let switches = REPAIRS.iter().map(|row| (row.name.to_owned(), row.risk <= policy.maximum_risk)).collect();
+        let allowed = REPAIRS.iter().filter(|row| row.risk <= policy.maximum_risk);
+        let switches = allowed.map(|row| (row.name.to_owned(), true)).collect();
         assert_eq!(policy, Policy { switches, ..Policy::default() }, "each setting is there with its usual value");
+        assert!(REPAIRS.iter().all(|row| shipped.contains(&format!("{} = ", row.name))));
         for key in ["observe-only", "maximum-risk"] {
             assert!(settings.contains(&format!("\n{key} = ")), "{key}");
         }

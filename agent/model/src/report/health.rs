@@ -13,7 +13,7 @@ use crate::config::shape::{Field, field};
 use crate::monitor::{Class, ScheduledEvent, Scope, Subsystem, Verdict};
 use crate::repair::ledger::Phase;
 use crate::repair::{REPAIRS, TRIES, repair};
-use crate::verdict::{Condition, Current, Finding, State, SubsystemState, Suppression};
+use crate::verdict::{Condition, Current, Finding, Intents, State, SubsystemState, Suppression};
 
 /// For how long a reader may rely on a document, in seconds after the last look.
 const VALID_FOR_SECONDS: u32 = 90;
@@ -71,6 +71,8 @@ pub struct NodeHealth {
     scheduled_events: Vec<ScheduledEvent>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     suppressions: Vec<Suppression>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    intents: Option<IntentsSeen>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     conditions: Vec<Condition>,
 }
@@ -103,6 +105,23 @@ struct VerdictSeen {
     #[serde(skip_serializing_if = "Option::is_none")]
     repair: Option<RepairSeen>,
     summary: String,
+}
+
+/// What the provisioner asked for and still holds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct IntentsSeen {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<HeldSeen>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reboot_granted_by: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct HeldSeen {
+    intent: &'static str,
+    until: Timestamp,
+    by: String,
 }
 
 /// The repair that the verdict waits for.
@@ -218,6 +237,7 @@ impl NodeHealth {
             subsystems: subsystems.collect(),
             scheduled_events: state.events.clone(),
             suppressions: state.suppressed.clone().into_iter().collect(),
+            intents: intents_seen(state.intents()),
             conditions: state.conditions(),
         }
     }
@@ -226,6 +246,12 @@ impl NodeHealth {
     pub fn verdict_view(&self) -> Value {
         json!({"node": self.node.identity.name, "generation": self.generation, "phase": self.phase, "verdict": self.verdict})
     }
+}
+
+fn intents_seen(Intents { held, reboot_granted_by }: &Intents) -> Option<IntentsSeen> {
+    let held = held.as_ref().map(|held| HeldSeen { intent: held.word(), until: held.until, by: held.by.clone() });
+    let seen = IntentsSeen { held, reboot_granted_by: reboot_granted_by.clone() };
+    (seen.held.is_some() || seen.reboot_granted_by.is_some()).then_some(seen)
 }
 
 /// The newest attempts of a part's repairs within a day, the oldest of them first.
@@ -428,6 +454,17 @@ const SUPPRESSION: &[Field] = &[
     field("from", Text, "Since when; RFC 3339.").required(),
 ];
 
+const HELD: &[Field] = &[
+    field("intent", Word(&["Hold", "Drain"]), "Why no repair is begun.").required(),
+    field("until", Text, "When it is over; RFC 3339.").required(),
+    field("by", Text, "The intent's id.").required(),
+];
+
+const INTENTS: &[Field] = &[
+    field("held", Object(HELD), "No repair is begun."),
+    field("rebootGrantedBy", Text, "The id of the intent by which the node may reboot itself once."),
+];
+
 const CONDITION: &[Field] = &[
     field("type", Text, "The type of the NodeCondition.").required(),
     field("status", Word(&["True", "False", "Unknown"]), "True is good.").required(),
@@ -450,6 +487,7 @@ static SHAPE: Shape = Object(&[
     field("subsystems", List(&Object(SUBSYSTEM)), "Every part of the node.").required(),
     field("scheduledEvents", List(&Object(EVENT)), "What Azure announces."),
     field("suppressions", List(&Object(SUPPRESSION)), "Why nothing counts now."),
+    field("intents", Object(INTENTS), "What the provisioner asked for at /v1/intents, as far as it still holds."),
     field("conditions", List(&Object(CONDITION)), "The NodeConditions, as the agent would write them."),
 ]);
 

@@ -13,11 +13,13 @@
 //! 5. **Causes.** A fault that another explains is its consequence: it adds nothing, and its time starts when the cause is gone.
 //! 6. **Repairs.** While one is made against a fault, or cools down, the fault asks for `Repairing`; for more only when its ladder is
 //!    spent ([`crate::repair`]).
-//! 7. **Reboot.** What a reboot was to mend and did not, within a day, needs replacement.
+//! 7. **Reboot.** What a reboot was to mend and did not, within a day, needs replacement. Where the node may reboot itself, or was granted
+//!    it, that is the last rung of every ladder.
 //!
 //! The state is plain data. The host keeps it on disk, so a restart of ours changes neither a time nor a verdict.
 
 mod conditions;
+mod intents;
 mod repairs;
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use conditions::{Condition, ConditionStatus, condition_types};
+pub use intents::{Held, Intents, Taken};
 pub use repairs::Order;
 
 use crate::monitor::{
@@ -109,6 +112,8 @@ pub struct State {
     rebooted_for: Vec<(String, Timestamp)>,
     conditions: BTreeMap<String, (ConditionStatus, Timestamp)>,
     policy: Policy,
+    pub(crate) intents: Intents,
+    taken_intents: intents::TakenIntents,
     pub(crate) ledger: Ledger,
     is_strained: bool,
     units: BTreeMap<String, UnitSeen>,
@@ -216,6 +221,7 @@ struct Told {
     unknown: Vec<Subsystem>,
     suppressed: Option<Suppression>,
     events: Vec<ScheduledEvent>,
+    intents: Intents,
     repairs: repairs::Told,
 }
 
@@ -294,7 +300,7 @@ impl State {
             last: Some((tick.since_boot, tick.wall)),
             current: Current { since: tick.wall, ..Current::default() },
             changed_at: tick.wall,
-            policy: self.policy,
+            policy: Policy { is_reboot_granted: false, ..self.policy },
             ledger: self.ledger,
             ..Self::default()
         }
@@ -326,6 +332,7 @@ impl State {
         self.follow_repairs(observed, is_strained);
         let findings = self.findings();
         self.conclude(&findings, tick.wall);
+        self.expire_intents(tick);
         self.move_conditions(&findings, tick.wall);
         self.has_changed(&findings, tick.wall)
     }
@@ -461,6 +468,9 @@ impl State {
         let level = match standing {
             // That is a fact, whatever it was begun on; that its signals clear one by one is what was hoped for.
             Standing::UnderWay => Verdict::Repairing,
+            Standing::CoolingDown(row, _) | Standing::Next(row) if row.is_last_resort() => {
+                self.last_resort(state, fault)
+            }
             Standing::CoolingDown(..) if self.is_being_repaired(state) => Verdict::Repairing,
             Standing::Next(row) if self.is_being_repaired(state) && self.goes_on(row, state) => Verdict::Repairing,
             Standing::NoRepair | Standing::Spent if state.is_escalated => self.worst(fault),
@@ -497,6 +507,19 @@ impl State {
         state.cause.is_none() && (state.proven_ms.is_some() || self.ledger.was_tried(&state.reason, &state.target))
     }
 
+    /// What a fault asks for when nothing milder than a reboot is left, whoever makes that.
+    fn last_resort(&self, state: &FaultState, fault: &Fault) -> Verdict {
+        match state.is_escalated {
+            false => Verdict::Degraded,
+            true if self.was_rebooted_for(fault.reason) => self.worst(fault),
+            true => Verdict::NeedsReboot,
+        }
+    }
+
+    fn was_rebooted_for(&self, reason: &str) -> bool {
+        self.rebooted_for.iter().any(|(of, _)| of == reason) || self.ledger.was_rebooted_for(reason, &self.boot_id)
+    }
+
     fn goes_on(&self, row: &Repair, state: &FaultState) -> bool {
         self.ledger.goes_on_until(row, &state.reason, &state.target).is_some()
     }
@@ -517,6 +540,10 @@ impl State {
         match (standing, repair) {
             (_, Some(repair)) => Some((worst, by.max(repair.spent_by))),
             (Standing::NoRepair | Standing::Spent, None) => Some((worst, by)),
+            (Standing::CoolingDown(row, _) | Standing::Next(row), None) if row.is_last_resort() => {
+                let level = if self.was_rebooted_for(fault.reason) { worst } else { Verdict::NeedsReboot };
+                (state.proven_ms.is_some() && !state.is_escalated).then_some((level, by))
+            }
             (Standing::UnderWay | Standing::CoolingDown(..) | Standing::Next(_), None) => None,
         }
     }
@@ -524,9 +551,7 @@ impl State {
     /// The worst that a fault can lead to here: a reboot that did not help is not asked for again.
     fn worst(&self, fault: &Fault) -> Verdict {
         match fault.worst {
-            Verdict::NeedsReboot if self.rebooted_for.iter().any(|(reason, _)| reason == fault.reason) => {
-                Verdict::NeedsReplacement
-            }
+            Verdict::NeedsReboot if self.was_rebooted_for(fault.reason) => Verdict::NeedsReplacement,
             worst => worst,
         }
     }
@@ -598,6 +623,7 @@ impl State {
                 .collect(),
             suppressed: self.suppressed.clone(),
             events: self.events.clone(),
+            intents: self.intents.clone(),
             repairs: self.repairs_told(),
         };
         let has_changed = told != self.told;

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Observed, State, UNMEASURED_MS};
-use crate::monitor::{Tick, WriteSeen};
+use super::{FaultState, Observed, State, UNMEASURED_MS};
+use crate::monitor::{Fault, Tick, WriteSeen};
 use crate::repair::ledger::{Phase, Symptoms};
-use crate::repair::{Attempt, Outcome, Policy, Proposal, Proposed, REPAIRS, Repair, Sick, Situation, decide};
+use crate::repair::{
+    Act, Attempt, Outcome, Policy, Proposal, Proposed, REPAIRS, Repair, Sick, Situation, decide, millis, repair,
+};
 
 /// The last write to a file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,14 +34,11 @@ pub struct Order {
     pub repair: &'static Repair,
     /// What is to be on disk before it begins.
     pub attempt: Attempt,
+    /// It may begin all the same when that cannot be written: a grant for this boot is record enough.
+    pub is_granted: bool,
 }
 
 impl State {
-    /// From now on these repairs are allowed.
-    pub fn allow(&mut self, policy: Policy) {
-        self.policy = policy;
-    }
-
     /// Which repairs are allowed.
     pub fn policy(&self) -> &Policy {
         &self.policy
@@ -64,6 +63,7 @@ impl State {
                     is_proven: state.proven_ms.is_some(),
                     is_bad_now: state.is_bad_now(),
                     entered_ms: state.entered_ms.back().copied().unwrap_or(self.time_ms),
+                    is_fatal_since_ms: self.is_fatal_since_ms(finding.fault, state),
                 })
             })
             .collect();
@@ -75,8 +75,15 @@ impl State {
             is_strained: self.is_strained,
             units: &self.units,
             written_ms: self.written_ms(),
+            held: self.intents.held.as_ref().map(super::Held::word),
+            lottery: self.lottery(),
         };
         decide(&self.policy, &self.ledger, situation, &faults)
+    }
+
+    fn is_fatal_since_ms(&self, fault: &Fault, state: &FaultState) -> Option<u64> {
+        let is_fatal = state.is_escalated && !self.was_rebooted_for(fault.reason);
+        state.proven_ms.filter(|_| is_fatal).map(|proven_ms| proven_ms + millis(fault.persist))
     }
 
     /// When the last of the file systems took a write, or what keeps one from it.
@@ -89,7 +96,7 @@ impl State {
 
     /// Makes an order of what was decided, unless that is to do nothing. It is under way until one of the next three says otherwise.
     pub fn order(&mut self, proposal: &Proposal, tick: Tick) -> Option<Order> {
-        let Proposed::Do(repair) = proposal.what else { return None };
+        let Proposed::Do(row) = proposal.what else { return None };
         let findings = self.findings();
         let is_it =
             |finding: &&super::Finding| finding.fault.reason == proposal.reason && finding.target == proposal.target;
@@ -97,21 +104,24 @@ impl State {
         let evidence = evidence.map(|seen| format!("{}: {}", seen.signal, seen.sample)).collect();
         let attempt = self.ledger.order(Attempt {
             id: 0,
-            repair: repair.name.to_owned(),
+            repair: row.name.to_owned(),
             reason: proposal.reason.clone(),
             target: proposal.target.clone(),
             boot_id: self.boot_id.clone(),
             at: tick.wall,
-            up_ms: crate::repair::millis(tick.since_boot),
+            up_ms: millis(tick.since_boot),
             at_ms: 0,
             evidence,
             ended: None,
         });
-        Some(Order { repair, attempt })
+        Some(Order { repair: row, attempt, is_granted: row.act == Act::Reboot && self.policy.is_reboot_granted })
     }
 
     /// The host has recorded the attempt, and makes it.
     pub fn repair_has_begun(&mut self, attempt: Attempt) {
+        if repair(&attempt.repair).is_some_and(|row| row.act == Act::Reboot) {
+            self.use_grant();
+        }
         self.ledger.has_begun(attempt);
     }
 
@@ -154,8 +164,8 @@ impl State {
         self.ledger.verify(observed.tick.wall, self.suppressed.is_some(), |reason, target| {
             let fault = faults.get(&format!("{reason}/{target}"));
             Symptoms {
-                is_active: fault.is_some_and(super::FaultState::is_active),
-                is_bad_now: fault.is_some_and(super::FaultState::is_bad_now),
+                is_active: fault.is_some_and(FaultState::is_active),
+                is_bad_now: fault.is_some_and(FaultState::is_bad_now),
             }
         });
         let present = faults.values().filter(|fault| fault.since.is_some());

@@ -8,6 +8,7 @@ use crate::monitor::{
 };
 use crate::report::{AgentSeen, Identity, NodeHealth};
 
+mod reboot;
 mod repairs;
 
 const BOOT: &str = "boot-1";

@@ -71,6 +71,7 @@ impl Ledger {
                 let Running { attempt, phase, .. } = self.running.as_ref()?;
                 (attempt, Some(*phase), self.latest_end_ms()?)
             }
+            Standing::CoolingDown(row, _) | Standing::Next(row) if row.is_last_resort() => return None,
             Standing::CoolingDown(row, until_ms) => {
                 let last = self.attempts.iter().rev().find(|attempt| attempt.repair == row.name)?;
                 (last, None, until_ms + millis(GO_ON_WITHIN))
@@ -115,6 +116,8 @@ impl Ledger {
                     let Some(running) = future.running.take() else { break };
                     future.close(running.attempt, Timestamp::UNIX_EPOCH, Outcome::ChangedNothing, String::new());
                 }
+                // It is not made before the fault costs the node, which is what this is about.
+                Standing::CoolingDown(row, _) | Standing::Next(row) if row.is_last_resort() => break,
                 Standing::CoolingDown(_, until_ms) => future.now_ms = until_ms,
                 Standing::Next(row) => {
                     future.last_id += 1;

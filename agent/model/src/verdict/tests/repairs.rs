@@ -319,9 +319,9 @@ proptest! {
             node.run(1);
             for finding in node.state.findings() {
                 let stands = standing(&node.state.policy, &node.state.ledger, finding.fault.reason, &finding.target);
-                let is_repairable = crate::repair::ladder(finding.fault.reason).next().is_some();
-                if is_repairable && finding.level > Verdict::Repairing {
-                    prop_assert!(matches!(stands, Standing::Spent), "{:?} {:?}", finding, stands);
+                if finding.level > Verdict::Repairing {
+                    let is_spent = matches!(stands, Standing::Spent | Standing::NoRepair);
+                    prop_assert!(is_spent, "{:?} {:?}", finding, stands);
                 }
                 prop_assert_eq!(finding.level == Verdict::Repairing, finding.repair.is_some(), "{:?}", finding);
             }

@@ -23,6 +23,9 @@ pub(super) async fn a_missing_unit_cannot_be_started_stopped_or_reset(bench: &mu
     let unit = "nap-contract-missing.service";
     for member in ["StartUnit", "StopUnit", "RestartUnit"] {
         same(member, bench.client.error(member, &(unit, "replace")).await?.as_str(), NO_SUCH_UNIT)?;
+        same(member, bench.client.error(member, &(unit, "replace-irreversibly")).await?.as_str(), NO_SUCH_UNIT)?;
+        let error = bench.client.error(member, &(unit, "no-such-mode")).await?;
+        same(member, error.as_str(), "org.freedesktop.DBus.Error.InvalidArgs")?;
     }
     same("reset", bench.client.error("ResetFailedUnit", &(unit,)).await?.as_str(), NO_SUCH_UNIT)?;
     let error = bench.client.error("GetUnitFileState", &(unit,)).await?;
