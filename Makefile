@@ -12,7 +12,7 @@ TARGET ?= carrier
 SECONDS ?= 60
 PROGRAMS := --workspace --bins
 
-.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-that-wait e2e-others packages vm vm-long resets arm64 fuzz guards bench bench-disks bless release clean
+.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-faults e2e-repairs e2e-others packages vm vm-long resets arm64 fuzz guards bench bench-disks bless release clean
 
 demo: setup
 	$(CARGO) build --quiet $(PROGRAMS)
@@ -55,17 +55,22 @@ docs:
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --quiet --workspace --no-deps
 
 unit: build
-	$(CARGO) test --workspace --exclude nap-vm --exclude nap-e2e --exclude nap-packages
+	$(CARGO) test --workspace --exclude nap-vm --exclude nap-e2e --exclude nap-packages --exclude pretend-streaming
 
 # Faults and repairs wait for minutes and need little of the machine meanwhile: beside the others.
 e2e: build
-	$(CARGO) test --package nap-e2e --no-run
-	$(MAKE) --no-print-directory --jobs=2 --output-sync e2e-that-wait e2e-others
+	$(CARGO) test --package nap-e2e --package pretend-streaming --no-run
+	$(MAKE) --no-print-directory --jobs=3 --output-sync e2e-faults e2e-repairs e2e-others
 
-e2e-that-wait:
-	$(CARGO) test --package nap-e2e --test faults --test repairs
+e2e-faults:
+	$(CARGO) test --package nap-e2e --test faults
+
+e2e-repairs:
+	$(CARGO) test --package pretend-streaming --test full_disk
+	$(CARGO) test --package nap-e2e --test repairs
 
 e2e-others:
+	$(CARGO) test --package pretend-streaming --lib --bins --test cases
 	$(CARGO) test --package nap-e2e --lib --bins $(addprefix --test ,$(filter-out faults repairs,$(basename $(notdir $(wildcard tests/e2e/tests/*.rs)))))
 
 # The packages in roots of Debian 12 and 13, with the program that the other tests have. NAP_BLESS=1 make packages rewrites what they change there.

@@ -181,13 +181,20 @@ async fn repair(root: &Arc<Root>, order: Order, at: Instant, tell: &UnboundedSen
             return say(Told::Ended(Err(format!("it could not be recorded: {why}"))));
         }
     }
-    info!(finding = attempt.reason, unit = act.unit(), evidence = attempt.evidence.join("; "), "repairing");
+    let target = attempt.target.clone();
+    info!(
+        finding = attempt.reason,
+        unit = act.unit(),
+        on = target,
+        evidence = attempt.evidence.join("; "),
+        "repairing"
+    );
     say(Told::Begun(attempt));
     // What a mild repair takes away is in the journal.
     if order.repair.risk > Risk::Low {
         keep_evidence(root, order.repair.name).await;
     }
-    let result = ready.act(root, act, order.repair.limit).await;
+    let result = ready.act(root, act, &target, order.repair.limit).await;
     match &result {
         Ok(()) => info!(took_ms = at.elapsed().as_millis(), "done; its signals have the word"),
         Err(error) => warn!(took_ms = at.elapsed().as_millis(), error, "failed"),

@@ -180,12 +180,13 @@ fn explain_repair(row: &Repair, output: Output, out: &mut impl Write) -> anyhow:
         let all = json!({
             "action": row.name, "target": row.act.unit(), "subsystem": row.subsystem, "risk": row.risk, "meaning": row.meaning,
             "against": row.against, "onSuspicion": row.on_suspicion, "notWhile": row.not_while, "perHour": hour, "perDay": day,
-            "pauseSeconds": first.as_secs(), "mostPauseSeconds": most.as_secs(), "limitSeconds": row.limit.as_secs(),
+            "afterSeconds": row.after.as_secs(), "pauseSeconds": first.as_secs(), "mostPauseSeconds": most.as_secs(), "limitSeconds": row.limit.as_secs(),
         });
         writeln!(out, "{all:#}")?;
         return Ok(0);
     }
-    writeln!(out, "{} (a repair of {}, risk {:?})\n    {}", row.name, row.act.unit(), row.risk, row.meaning)?;
+    let of = row.act.unit().unwrap_or("the node");
+    writeln!(out, "{} (a repair of {of}, risk {:?})\n    {}", row.name, row.risk, row.meaning)?;
     writeln!(out, "against: {}", row.against.join(", "))?;
     writeln!(out, "on one kind of signal that lasts: {}", row.on_suspicion.join(", "))?;
     writeln!(out, "never while: {}", row.not_while.join(", "))?;

@@ -13,6 +13,7 @@ pub mod conditions;
 pub mod confined;
 pub mod executor;
 mod expiry;
+mod free_space;
 mod grpc;
 mod hosts;
 pub mod images;

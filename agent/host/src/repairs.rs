@@ -2,21 +2,22 @@
 //!
 //! The journal is apart from that of steps: budgets rest on it, so it is never turned over, only shortened to what still counts.
 
+use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
 
 use nap_model::plan::AbsPath;
 use nap_model::repair::{Act, Attempt};
-use nix::fcntl::OFlag;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::sys::signal::Signal;
-use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
 
 use crate::alone::{self, Alone};
 use crate::chain;
-use crate::reboot;
 use crate::root::{FileError, Root};
 use crate::units::{UnitError, Units};
+use crate::{free_space, reboot};
 
 /// Where the journal lies.
 pub const JOURNAL: &str = "/var/lib/nap-agent/repairs.jsonl";
@@ -24,6 +25,9 @@ pub const JOURNAL: &str = "/var/lib/nap-agent/repairs.jsonl";
 /// Size above which it is shortened at a start, in bytes, and to how many attempts.
 const MAX_BYTES: usize = 256 * 1024;
 const KEPT_ATTEMPTS: usize = 100;
+
+/// Room that is kept for the next attempts, in bytes: more than a day's.
+const RESERVED_BYTES: i64 = 64 * 1024;
 
 /// How long a boot or the guard may keep a repair waiting: a look of the guard takes moments.
 const WAIT_FOR_OTHERS: Duration = Duration::from_secs(10);
@@ -83,7 +87,18 @@ pub fn record(root: &Root, attempt: &Attempt) -> Result<(), FileError> {
     };
     let mut file = root.open_for_writing(JOURNAL, OFlag::O_APPEND)?;
     let written = file.write_all(&text).and_then(|()| file.sync_data());
-    written.map_err(|source| FileError { action: "append to", path: JOURNAL.to_owned(), source })
+    written.map_err(|source| FileError { action: "append to", path: JOURNAL.to_owned(), source })?;
+    reserve(&file);
+    Ok(())
+}
+
+/// Keeps room behind the end of the journal, so that the next attempts can be recorded on a disk that is full by then.
+fn reserve(file: &File) {
+    let end = file.metadata().map_or(0, |metadata| metadata.len());
+    let (end, length) = (i64::try_from(end).unwrap_or_default(), RESERVED_BYTES);
+    if let Err(errno) = fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, end, length) {
+        debug!(error = %errno, "no room is kept for the journal of repairs"); // not every file system can
+    }
 }
 
 /// Why a repair is not begun.
@@ -95,11 +110,18 @@ pub enum NotBegun {
     CannotBegin(String),
 }
 
-/// A repair that may be made now. While it is held, neither a boot nor the guard changes anything.
+/// A repair that may be made now.
 #[derive(Debug)]
-pub struct Ready {
-    units: Units,
-    _alone: Alone,
+pub enum Ready {
+    /// It touches nothing that a boot or the guard does.
+    Beside,
+    /// While it is held, neither a boot nor the guard changes anything.
+    Alone {
+        /// To systemd.
+        units: Units,
+        /// The right to change the machine.
+        alone: Alone,
+    },
 }
 
 /// Looks whether a repair may be made now.
@@ -107,13 +129,13 @@ pub struct Ready {
 /// # Errors
 /// When not.
 pub async fn prepare(root: &Root, act: Act) -> Result<Ready, NotBegun> {
+    if act == Act::FreeSpace {
+        return Ok(Ready::Beside);
+    }
     let alone = wait_for_others(root).await?;
     let cannot = |error: UnitError| NotBegun::CannotBegin(chain(&error));
     let units = Units::connect(root).await.map_err(cannot)?;
-    if act == Act::Reboot {
-        return Ok(Ready { units, _alone: alone });
-    }
-    let unit = act.unit();
+    let Some(unit) = act.unit() else { return Ok(Ready::Alone { units, alone }) };
     let status = units.status(unit).await.map_err(cannot)?;
     // What was seen a few seconds ago may have changed: an administrator's word is asked for at the last moment.
     if status.is_stopped_on_purpose() {
@@ -122,7 +144,7 @@ pub async fn prepare(root: &Root, act: Act) -> Result<Ready, NotBegun> {
     if status.active == "deactivating" {
         return Err(NotBegun::Refused(format!("{unit} is being stopped")));
     }
-    Ok(Ready { units, _alone: alone })
+    Ok(Ready::Alone { units, alone })
 }
 
 async fn wait_for_others(root: &Root) -> Result<Alone, NotBegun> {
@@ -140,28 +162,44 @@ async fn wait_for_others(root: &Root) -> Result<Alone, NotBegun> {
 }
 
 impl Ready {
-    /// Does it.
+    /// Does it, to the fault's target when it is not to a unit.
     ///
     /// # Errors
     /// When it cannot be done within `limit`; why.
-    pub async fn act(self, root: &Root, act: Act, limit: Duration) -> Result<(), String> {
-        let unit = act.unit();
-        match act {
-            Act::Restart(_) => {}
-            Act::Reboot => {
-                reboot::reboot(root, &self.units).await?;
+    pub async fn act(self, root: &Root, act: Act, target: &str, limit: Duration) -> Result<(), String> {
+        match (self, act) {
+            (Ready::Alone { units, alone: _alone }, Act::Restart(unit)) => revive(&units, unit, limit).await,
+            (Ready::Alone { units, alone: _alone }, Act::DumpStacksAndRestart(unit)) => {
+                dump_stacks(&units, unit).await;
+                revive(&units, unit, limit).await
+            }
+            (Ready::Alone { units, alone: _alone }, Act::Reboot) => {
+                reboot::reboot(root, &units).await?;
                 // We end with the machine, or it does not go down.
                 sleep(limit).await;
-                return Err(format!("the machine is still up {} s after it was told to go down", limit.as_secs()));
+                Err(format!("the machine is still up {} s after it was told to go down", limit.as_secs()))
             }
-            // Its handler writes them before the one of the SIGTERM that follows: one queue, in order. A process that is stopped does
-            // both when systemd lets it go on. Source: handleSignals and dumpStacks in cmd/containerd of containerd.
-            Act::DumpStacksAndRestart(_) => match self.units.signal_main(unit, Signal::SIGUSR1).await {
-                Ok(()) => info!(unit, "told to write its stacks to its log"),
-                Err(error) => warn!(unit, error = chain(&error), "no stacks; restarting it without"),
-            },
+            (_, Act::FreeSpace) => {
+                let late = |_| Err(format!("it did not end within {} s", limit.as_secs()));
+                let freed = timeout(limit, free_space::free(root, target)).await.unwrap_or_else(late)?;
+                info!(freed, on = target, "made room");
+                Ok(())
+            }
+            (Ready::Beside, act) => Err(format!("{act:?} was not prepared")),
         }
-        self.units.revive(unit, limit).await.map_err(|error| chain(&error))
+    }
+}
+
+async fn revive(units: &Units, unit: &str, limit: Duration) -> Result<(), String> {
+    units.revive(unit, limit).await.map_err(|error| chain(&error))
+}
+
+/// A Go program's handler writes them before the one of the SIGTERM that follows: one queue, in order. A process that is stopped does
+/// both when systemd lets it go on. Source: handleSignals and dumpStacks in cmd/containerd of containerd.
+async fn dump_stacks(units: &Units, unit: &str) {
+    match units.signal_main(unit, Signal::SIGUSR1).await {
+        Ok(()) => info!(unit, "told to write its stacks to its log"),
+        Err(error) => warn!(unit, error = chain(&error), "no stacks; restarting it without"),
     }
 }
 
@@ -203,6 +241,29 @@ mod tests {
         record(&root, &attempt(2, Some(Outcome::Succeeded))).unwrap();
         let known = [attempt(1, Some(Outcome::Failed)), attempt(2, Some(Outcome::Succeeded))];
         assert_eq!(read_journal(&root).unwrap(), known);
+    }
+
+    #[test]
+    fn attempts_are_recorded_on_a_disk_that_is_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().join("var/lib/nap-agent");
+        std::fs::create_dir_all(&at).unwrap();
+        let nothing = None::<&str>;
+        let mounted = nix::mount::mount(nothing, &at, Some("tmpfs"), nix::mount::MsFlags::empty(), Some("size=1m"));
+        if let Err(errno) = mounted {
+            eprintln!("SKIPPED: cannot mount a small file system: {errno}");
+            return;
+        }
+        let root = Root::open(directory.path()).unwrap();
+        let recorded = record(&root, &attempt(1, None));
+        let filled = std::fs::write(at.join("filler"), vec![1; 2 << 20]).unwrap_err();
+        let second = record(&root, &attempt(1, Some(Outcome::Succeeded)));
+        let read = read_journal(&root);
+        nix::mount::umount2(&at, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        recorded.unwrap();
+        assert_eq!(filled.kind(), std::io::ErrorKind::StorageFull);
+        second.unwrap();
+        assert_eq!(read.unwrap(), [attempt(1, Some(Outcome::Succeeded))]);
     }
 
     #[test]

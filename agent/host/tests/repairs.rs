@@ -34,7 +34,7 @@ fn refused(result: Result<nap_host::repairs::Ready, NotBegun>) -> String {
 async fn a_service_is_signalled_forgiven_and_restarted_and_its_files_are_not_read_again() {
     let (_directory, root, systemd) = machine().await;
     let before = systemd.history().len();
-    prepare(&root, ACT).await.unwrap().act(&root, ACT, LIMIT).await.unwrap();
+    prepare(&root, ACT).await.unwrap().act(&root, ACT, "", LIMIT).await.unwrap();
     let verbs: Vec<_> = systemd.history()[before..].iter().map(|call| call.verb.clone()).collect();
     assert_eq!(verbs, ["KillUnit", "ResetFailedUnit", "RestartUnit"]);
 }
@@ -67,7 +67,7 @@ async fn without_logind_systemd_reboots_the_machine_and_one_that_stays_up_is_tol
     std::fs::write(directory.path().join("usr/lib/systemd/system/reboot.target"), "[Unit]\n").unwrap();
     let before = systemd.history().len();
     let limit = Duration::from_millis(50);
-    let error = prepare(&root, Act::Reboot).await.unwrap().act(&root, Act::Reboot, limit).await.unwrap_err();
+    let error = prepare(&root, Act::Reboot).await.unwrap().act(&root, Act::Reboot, "", limit).await.unwrap_err();
     assert!(error.contains("still up"), "{error}");
     let calls: Vec<_> = systemd.history()[before..].iter().map(|call| format!("{} {}", call.verb, call.unit)).collect();
     assert_eq!(calls, ["StartUnit reboot.target"]);

@@ -175,6 +175,16 @@ impl Cri {
         Ok(self.call::<Id>("RuntimeService/RunPodSandbox", &RunSandbox { config: Some(sandbox(name)) }).await?.id)
     }
 
+    /// Ends a pod and its containers.
+    ///
+    /// # Errors
+    /// The call's status.
+    pub async fn remove_pod(&self, id: &str) -> Result<(), Status> {
+        let question = Id { id: id.to_owned() };
+        self.call::<Nothing>("RuntimeService/StopPodSandbox", &question).await?;
+        self.call::<Nothing>("RuntimeService/RemovePodSandbox", &question).await.map(drop)
+    }
+
     /// Makes and starts a container in a pod.
     ///
     /// # Errors

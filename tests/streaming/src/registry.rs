@@ -65,9 +65,12 @@ impl Image {
 
     /// The pause program of an image that needs nothing else.
     pub fn waits(repository: &str, tag: &str) -> Self {
-        let lower = vec![("pause", pause(), 0o755)];
-        let upper = vec![("name", format!("{repository}:{tag}").into_bytes(), 0o644)];
-        Self::new(repository, tag, "/pause", &[lower, upper])
+        Self::waits_with(repository, tag, vec![("name", format!("{repository}:{tag}").into_bytes(), 0o644)])
+    }
+
+    /// The same, with these files.
+    pub fn waits_with(repository: &str, tag: &str, upper: Vec<LayerFile>) -> Self {
+        Self::new(repository, tag, "/pause", &[vec![("pause", pause(), 0o755)], upper])
     }
 }
 

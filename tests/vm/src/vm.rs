@@ -130,8 +130,13 @@ impl Vm {
 
     /// Reboots the guest in good order, and waits for the next boot's shell.
     pub fn reboot(&mut self, within: Duration) -> Result<(), VmError> {
+        self.run_into_next_boot("systemctl reboot", within)
+    }
+
+    /// Runs a command after which the guest reboots, and waits for the next boot's shell. What the command says is lost.
+    pub fn run_into_next_boot(&mut self, command: &str, within: Duration) -> Result<(), VmError> {
         self.monitor.forget_events();
-        self.post("systemctl reboot", within)?;
+        self.post(command, within)?;
         let deadline = Deadline::after(within);
         self.next_boot(deadline, within)
     }

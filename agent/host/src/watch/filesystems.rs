@@ -108,7 +108,8 @@ fn look(root: &Root, path: &str, earlier: &[&str]) -> Look {
     Some((is_on("/"), space, write))
 }
 
-fn space(directory: impl AsFd) -> Option<Space> {
+/// What is left of the file system of an open file or directory; nothing when the kernel does not say.
+pub(crate) fn space(directory: impl AsFd) -> Option<Space> {
     let stat = fstatvfs(directory).ok()?;
     Some(Space {
         bytes: stat.blocks() * stat.fragment_size(),

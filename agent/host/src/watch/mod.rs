@@ -37,6 +37,7 @@ use crate::units::UnitStatus;
 use crate::{api, chain, observe, persist, snapshotter};
 pub use aside::Aside;
 use filesystems::Filesystems;
+pub(crate) use filesystems::space;
 use kmsg::Kmsg;
 use proc::StuckTasks;
 use unit_changes::UnitChanges;

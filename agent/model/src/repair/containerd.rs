@@ -4,6 +4,8 @@
 //! kubelet that a restart of its own did not help: it may wait for an answer that containerd owes it. And the only cure for one that
 //! started before its snapshotter and lists no images.
 
+use std::time::Duration;
+
 use super::{Act, NO_RESTART_WHILE, Repair, Risk, minutes};
 use crate::monitor::{CONTAINERD, Subsystem};
 
@@ -22,6 +24,7 @@ pub(super) static RESTART: Repair = Repair {
     on_suspicion: &["ContainerdUnresponsive", "ImagesNotListed"],
     not_while: NO_RESTART_WHILE,
     risk: Risk::Medium,
+    after: Duration::ZERO,
     budget: (2, 4),
     pause: (minutes(2), minutes(20)),
     // systemd gives it 90 s to end and as long to start.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::{Ledger, Policy, Repair, SUSPICION, TRIES, ladder, millis, minutes};
+use super::{Act, Ledger, Policy, Repair, SUSPICION, TRIES, ladder, millis, minutes};
 use crate::monitor::{ScheduledEvent, UnitSeen};
 
 /// A start that systemd is at work on is left to it for so long.
@@ -95,6 +95,8 @@ pub enum Hold {
     DiskNotProbed(&'static str),
     /// The provisioner asked for this.
     Asked(&'static str),
+    /// Others may mend it first; so long they have.
+    Patience(&'static str, Duration),
     /// Nothing milder is left, and it does not cost the node yet.
     LastResort(&'static str),
     /// So many milliseconds are left of this machine's own wait.
@@ -130,6 +132,7 @@ impl fmt::Display for Hold {
             Hold::DiskNotWritable(what) => write!(f, "a disk does not take writes: {what}"),
             Hold::DiskNotProbed(repair) => write!(f, "{repair} as soon as every disk has taken a write"),
             Hold::Asked(what) => write!(f, "the provisioner asked for {what}"),
+            Hold::Patience(repair, left) => write!(f, "{repair} in {} s, if nobody else has mended it", left.as_secs()),
             Hold::LastResort(repair) => {
                 write!(f, "only {repair} is left, and that waits until the fault costs the node")
             }
@@ -247,6 +250,9 @@ fn next(
         Standing::Next(_) => return Err(Hold::NotProven),
         Standing::Spent | Standing::UnderWay | Standing::NoRepair => return Err(Hold::Spent),
     };
+    if let Some(left) = rung.after.checked_sub(age).filter(|left| !left.is_zero()) {
+        return Err(Hold::Patience(rung.name, left));
+    }
     if let Some(other) = busy {
         return Err(Hold::Busy(other.to_owned()));
     }
@@ -261,6 +267,8 @@ fn next(
     match situation.written_ms {
         // It may be against that very disk, and needs no record.
         _ if rung.is_last_resort() && situation.lottery.is_none() => {}
+        // A full disk takes no write; that there is one at all the faults of disks say.
+        _ if rung.act == Act::FreeSpace => {}
         Err(what) => return Err(Hold::DiskNotWritable(what.to_owned())),
         // A service may hang because its disk does, and that shows only when the next write does not come back.
         Ok(at) if at < sick.entered_ms => return Err(Hold::DiskNotProbed(rung.name)),
@@ -291,7 +299,8 @@ fn is_last_resort_due(
 }
 
 fn is_given_up(situation: Situation<'_>, rung: &Repair) -> bool {
-    situation.units.get(rung.act.unit()).is_some_and(|unit| unit.active == "failed")
+    let unit = rung.act.unit().and_then(|unit| situation.units.get(unit));
+    unit.is_some_and(|unit| unit.active == "failed")
 }
 
 /// Nothing is begun that the platform, or the boot, would cut off.
@@ -312,7 +321,7 @@ fn is_right_time(situation: Situation<'_>) -> Result<(), Hold> {
 
 /// What an administrator or systemd does to a unit is theirs.
 fn is_unit_ours(situation: Situation<'_>, age: Duration, rung: &Repair) -> Result<(), Hold> {
-    let unit = rung.act.unit();
+    let Some(unit) = rung.act.unit() else { return Ok(()) };
     // Where PID 1 does not say, the host asks it again before it begins.
     let Some(seen) = situation.units.get(unit) else { return Ok(()) };
     match (seen.active.as_str(), seen.sub.as_str()) {

@@ -1,5 +1,7 @@
 //! kubelet: forgotten failures and a restart. Pods go on meanwhile.
 
+use std::time::Duration;
+
 use super::{Act, NO_RESTART_WHILE, Repair, Risk, minutes, seconds};
 use crate::monitor::{KUBELET, Subsystem};
 
@@ -12,6 +14,7 @@ pub(super) static RESTART: Repair = Repair {
     // Faults of containerd explain those of kubelet; restarting kubelet under them is the wrong rung.
     not_while: NO_RESTART_WHILE,
     risk: Risk::Low,
+    after: Duration::ZERO,
     budget: (3, 6),
     pause: (seconds(30), minutes(10)),
     // systemd gives a process 90 s to end before it kills it.

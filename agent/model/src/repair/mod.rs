@@ -20,6 +20,7 @@
 
 mod containerd;
 mod decide;
+mod free_space;
 mod kubelet;
 pub mod ledger;
 mod policy;
@@ -47,16 +48,18 @@ pub enum Act {
     Restart(&'static str),
     /// The same, after its main process was told to write the stacks of its threads to its log.
     DumpStacksAndRestart(&'static str),
+    /// Removes what nobody uses from the file system that the fault is at.
+    FreeSpace,
     /// Shuts the machine down in order, and starts it again.
     Reboot,
 }
 
 impl Act {
     /// The unit that it is done to.
-    pub fn unit(self) -> &'static str {
+    pub fn unit(self) -> Option<&'static str> {
         match self {
-            Act::Restart(unit) | Act::DumpStacksAndRestart(unit) => unit,
-            Act::Reboot => "reboot.target",
+            Act::Restart(unit) | Act::DumpStacksAndRestart(unit) => Some(unit),
+            Act::FreeSpace | Act::Reboot => None,
         }
     }
 }
@@ -91,6 +94,8 @@ pub struct Repair {
     pub not_while: &'static [&'static str],
     /// What it costs.
     pub risk: Risk,
+    /// How long the fault must have been there: others may mend it first.
+    pub after: Duration,
     /// Most attempts within an hour, and within a day.
     pub budget: (usize, usize),
     /// Pause after an attempt: after the first of a day, and at most; each is twice the one before.
@@ -122,6 +127,7 @@ const NO_RESTART_WHILE: &[&str] = &[
 /// Every repair, the mildest first: a fault's ladder is those against it, in this order.
 pub const REPAIRS: &[&Repair] = &[
     &kubelet::RESTART,
+    &free_space::FREE_SPACE,
     &snapshotter::RESTART,
     &system_services::RESTART_RESOLVED,
     &system_services::RESTART_CHRONYD,

@@ -32,6 +32,7 @@ pub(super) static REBOOT: Repair = Repair {
     on_suspicion: &[],
     not_while: &[],
     risk: Risk::High,
+    after: Duration::ZERO,
     budget: (1, 2),
     pause: (minutes(6 * 60), minutes(6 * 60)),
     limit: minutes(5),

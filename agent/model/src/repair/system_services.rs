@@ -2,6 +2,8 @@
 //!
 //! networkd is dearer than the others: when it starts it takes routes away that it does not know, unless its configuration forbids that.
 
+use std::time::Duration;
+
 use super::{Act, Repair, Risk, minutes};
 use crate::monitor::{CHRONYD, JOURNALD, NETWORKD, RESOLVED, Subsystem};
 
@@ -15,6 +17,7 @@ const fn restart(name: &'static str, unit: &'static str, meaning: &'static str) 
         on_suspicion: &[],
         not_while: &["RootFilesystemReadOnly", "RootFilesystemFailing", "DiskStalled", "PidsExhausted"],
         risk: Risk::Low,
+        after: Duration::ZERO,
         budget: (2, 6),
         pause: (minutes(1), minutes(9)),
         limit: minutes(2),

@@ -160,7 +160,8 @@ struct SubsystemSeen {
 struct AttemptSeen {
     id: u64,
     action: String,
-    target: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    target: String,
     reason: String,
     started_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -266,7 +267,7 @@ fn attempts_seen(state: &State, subsystem: Subsystem) -> Vec<AttemptSeen> {
         Some(AttemptSeen {
             id: attempt.id,
             action: attempt.repair.clone(),
-            target: row.act.unit(),
+            target: row.act.unit().map_or_else(|| attempt.target.clone(), str::to_owned),
             reason: attempt.reason.clone(),
             started_at: attempt.at,
             finished_at,
@@ -373,7 +374,7 @@ const FINDING: &[Field] = &[
 const ATTEMPT: &[Field] = &[
     field("id", COUNT, "Grows with every attempt on this node.").required(),
     field("action", Text, "The repair; `nap-agent explain ACTION` tells what it does.").required(),
-    field("target", Text, "What it was done to.").required(),
+    field("target", Text, "What it was done to; absent when to the whole machine."),
     field("reason", Text, "The fault that it is for.").required(),
     field("startedAt", Text, "When; RFC 3339.").required(),
     field("finishedAt", Text, "When it was known whether it helped; absent before; RFC 3339."),

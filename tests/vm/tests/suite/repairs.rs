@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use nap_vm::{Image, Vm, VmLock};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use serde_json::Value;
 
 use crate::azure::Azure;
@@ -13,6 +14,11 @@ const GIVES_UP: &str = "[Unit]\nStartLimitIntervalSec=1000\nStartLimitBurst=3\n"
 
 /// From the finding to the service that is back, on a machine that emulates its own.
 const BACK_WITHIN: f64 = 60.0;
+
+/// The guard with a door for the provisioner.
+const TLS: &str = "[Service]\nExecStart=\nExecStart=/usr/bin/nap-agent guard --tls-listen 127.0.0.1:20267 \
+    --tls-certificate /etc/nap-agent/tls/guard.pem --tls-key /etc/nap-agent/tls/guard-key.pem \
+    --tls-client-ca /etc/nap-agent/tls/ca.pem --tls-operator node-provisioner\n";
 
 /// A pod network that is there, as far as containerd looks.
 const CNI: &str = r#"{"cniVersion": "1.0.0", "name": "nap-vm", "plugins": [{"type": "bridge", "bridge": "vm0", "ipam": {"type": "host-local", "subnet": "10.99.0.0/24"}}]}"#;
@@ -25,6 +31,11 @@ fn what_hangs_fails_or_drifts_is_repaired_by_the_node_itself() {
     for unit in ["kubelet", "systemd-networkd"] {
         overlay = overlay.text(&format!("/etc/systemd/system/{unit}.service.d/99-gives-up.conf"), GIVES_UP, 0o644);
     }
+    let certificates = certificates();
+    for (name, pem) in &certificates {
+        overlay = overlay.text(&format!("/etc/nap-agent/tls/{name}.pem"), pem.as_str(), 0o600);
+    }
+    overlay = overlay.text("/etc/systemd/system/nap-agent.service.d/50-tls.conf", TLS, 0o644);
     let options = azure.vm("repairs", overlay, &azure.bootstrap());
     let mut vm = Vm::start_with(lock, &image, &options).unwrap();
     assert_eq!(wait_for_agent(&mut vm), 0);
@@ -41,6 +52,63 @@ fn what_hangs_fails_or_drifts_is_repaired_by_the_node_itself() {
     let ended = told(&mut vm, "grep -c '\"outcome\":\"Succeeded\"' /var/lib/nap-agent/repairs.jsonl");
     let begun = told(&mut vm, "grep -vc '\"ended\"' /var/lib/nap-agent/repairs.jsonl");
     assert_eq!((begun.as_str(), ended.as_str()), ("3", "3"));
+
+    assert_a_granted_reboot_mends_a_read_only_root(&mut vm);
+}
+
+/// The authority, the guard's certificate and key, the operator's: what `openssl s_client` and the guard read.
+fn certificates() -> [(&'static str, String); 5] {
+    let mut authority = CertificateParams::new(["nap-vm".to_owned()]).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let sign = |name: &str, usage| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([format!("{name}.test")]).unwrap();
+        params.extended_key_usages = vec![usage];
+        params.distinguished_name.push(DnType::CommonName, name);
+        (params.signed_by(&key, &authority).unwrap().pem(), key.serialize_pem())
+    };
+    let (guard, guard_key) = sign("guard", ExtendedKeyUsagePurpose::ServerAuth);
+    let (operator, operator_key) = sign("node-provisioner", ExtendedKeyUsagePurpose::ClientAuth);
+    [
+        ("ca", authority.pem()),
+        ("guard", guard),
+        ("guard-key", guard_key),
+        ("operator", operator),
+        ("operator-key", operator_key),
+    ]
+}
+
+/// No record of it can be made on that disk: the provisioner's grant is for this boot, and is enough.
+fn assert_a_granted_reboot_mends_a_read_only_root(vm: &mut Vm) {
+    let boot_id = vm.boot_id().unwrap().to_owned();
+    // The kernel's own way: what writes does not hold it up.
+    told(vm, "echo u >/proc/sysrq-trigger; while touch /var/tmp/probe 2>/dev/null; do sleep 0.2; done");
+    let start = now(vm);
+    let document = until_health(vm, |document| document["verdict"]["state"] == "NeedsReboot");
+    assert_eq!(document["verdict"]["reason"], "RootFilesystemReadOnly", "{document:#}");
+    let needs_reboot = now(vm) - start;
+    let (vm_id, boot) = (text(&document["node"]["vmId"]), text(&document["node"]["bootId"]));
+    let intent = format!(r#"{{"id":"g-1","node":{{"vmId":"{vm_id}","bootId":"{boot}"}},"intent":"GrantReboot"}}"#);
+    let request = format!(
+        r"POST /v1/intents HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{intent}",
+        intent.len()
+    );
+    let grant = format!(
+        "cd /etc/nap-agent/tls; printf '{request}' | openssl s_client -quiet -connect 127.0.0.1:20267 -tls1_3 -CAfile ca.pem \
+         -cert operator.pem -key operator-key.pem >/dev/ttyS0 2>&1"
+    );
+    let granted = Instant::now();
+    vm.run_into_next_boot(&grant, BOOT).unwrap();
+    let console = vm.console();
+    assert!(console.contains(r#""taken":"Now""#), "{}", &console[console.len().saturating_sub(3000)..]);
+    assert_ne!(vm.boot_id().unwrap(), boot_id);
+    assert_eq!(wait_for_agent(vm), 0);
+    until_health(vm, |document| document["verdict"]["state"] == "Healthy");
+    note(format_args!(
+        "| RootFilesystemReadOnly | NeedsReboot after {needs_reboot:.0} s | granted, and healthy after the reboot {:.0} s later |",
+        granted.elapsed().as_secs_f64()
+    ));
 }
 
 fn assert_a_drifted_file_is_put_back(vm: &mut Vm) {

@@ -291,6 +291,28 @@ fn another_fault_waits_for_the_repair_that_is_under_way() {
 }
 
 #[test]
+fn room_is_made_on_a_disk_that_kubelet_left_full() {
+    let mut node = Node::repairing();
+    let fill = |node: &mut Node| {
+        node.seen.filesystems[1].space = Some(Space { bytes: 100, free_bytes: 0, inodes: 1000, free_inodes: 900 });
+        node.seen.filesystems[1].write = Some(WriteSeen::Failed("ENOSPC".to_owned()));
+    };
+    fill(&mut node);
+    let told = node.run_repairing(590, Effect::Heals);
+    assert_eq!(words(&told), [Verdict::Healthy, Verdict::Degraded]);
+    assert!(matches!(node.hold("DiskFull"), Some(Hold::Patience("FreeSpace", _))), "{:?}", node.hold("DiskFull"));
+    let told = node.run_repairing(300, Effect::Heals);
+    assert_eq!(words(&told), [Verdict::Degraded, Verdict::Repairing, Verdict::Healthy]);
+    let document = serde_json::to_value(node.document()).unwrap();
+    let storage = document["subsystems"].as_array().unwrap().iter().find(|one| one["name"] == "storage").unwrap();
+    assert_eq!(storage["repairs"][0]["target"], "/var/lib/containerd");
+    // Where nothing was unused it stays what it was: nobody replaces a node for it.
+    fill(&mut node);
+    node.run_repairing(7200, Effect::Fails);
+    assert_eq!((node.verdict().0, node.hold("DiskFull")), (Verdict::Degraded, Some(Hold::Spent)));
+}
+
+#[test]
 fn a_host_that_is_busy_is_asked_again_and_nothing_is_counted() {
     let mut node = Node::repairing();
     node.hang_containerd();
