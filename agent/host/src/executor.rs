@@ -466,7 +466,7 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
             blocking(root, move |root| block::write(root, &path, place, mode, &lines)).await
         }
         Want::SwapFile { path, bytes } => blocking(root, move |root| swap::make(root, &path, bytes)).await,
-        Want::TrustStore { program, .. } => Ok(trust_store::update(root, program).await?),
+        Want::TrustStore { bundle, program, .. } => Ok(trust_store::update(root, &bundle, program).await?),
         Want::SelfSigned { certificate, key, names } => {
             blocking(root, move |root| serving_certificate::make(root, &certificate, &key, &names)).await
         }
