@@ -63,7 +63,7 @@ e2e: build
 	$(MAKE) --no-print-directory --jobs=3 --output-sync e2e-faults e2e-repairs e2e-others
 
 e2e-faults:
-	$(CARGO) test --package nap-e2e --test faults
+	$(CARGO) test --package nap-e2e --test faults --test fleet
 
 e2e-repairs:
 	$(CARGO) test --package pretend-streaming --test full_disk
@@ -71,7 +71,7 @@ e2e-repairs:
 
 e2e-others:
 	$(CARGO) test --package pretend-streaming --lib --bins --test cases
-	$(CARGO) test --package nap-e2e --lib --bins $(addprefix --test ,$(filter-out faults repairs,$(basename $(notdir $(wildcard tests/e2e/tests/*.rs)))))
+	$(CARGO) test --package nap-e2e --lib --bins $(addprefix --test ,$(filter-out faults fleet repairs,$(basename $(notdir $(wildcard tests/e2e/tests/*.rs)))))
 
 # The packages in roots of Debian 12 and 13, with the program that the other tests have. NAP_BLESS=1 make packages rewrites what they change there.
 packages: setup setup-packages

@@ -4,6 +4,7 @@
 //! * [`Wireserver`]: as much of the host's agent as cloud-init's Azure datasource needs.
 //! * [`ApiServer`]: a Kubernetes API server over real TLS with a real certificate authority, for one node's life.
 //! * [`BlackHole`]: an address behind a firewall that drops.
+//! * [`provisioner::Provisioner`]: Karpenter's rules of node repair, to say what a health document would lead to.
 //! * [`OvfDocument`]: the provisioning document on the disc that Azure attaches at first boot.
 //!
 //! It is small, strict, and knows what it is. Strict: what the real service refuses, this one refuses, with the same
@@ -17,6 +18,7 @@ mod door;
 mod imds;
 mod ovf;
 mod plain_http;
+pub mod provisioner;
 mod relay;
 mod request_log;
 mod wireserver;

@@ -176,7 +176,9 @@ impl Ledger {
     /// Goes on after a start of ours.
     pub(crate) fn resume(&mut self, is_same_boot: bool, up: Duration, wall: Timestamp) {
         if !is_same_boot {
-            self.before_ms = self.now_ms;
+            // The attempt under way may have begun after the last sweep.
+            let begun_ms = self.running.as_ref().map_or(0, |running| running.attempt.at_ms);
+            self.before_ms = self.now_ms.max(begun_ms);
             self.episodes.clear();
         }
         self.refused = None;
@@ -379,7 +381,9 @@ impl Ledger {
     }
 
     fn close(&mut self, mut attempt: Attempt, at: Timestamp, outcome: Outcome, detail: String) {
-        attempt.ended = Some(Ended { at, at_ms: self.now_ms, outcome, detail });
+        // It may have begun after the last sweep.
+        let at_ms = self.now_ms.max(attempt.at_ms);
+        attempt.ended = Some(Ended { at, at_ms, outcome, detail });
         self.unrecorded.push(attempt.clone());
         self.attempts.push(attempt);
     }

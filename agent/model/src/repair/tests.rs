@@ -30,6 +30,10 @@ impl Dice {
     }
 }
 
+fn reboots() -> Policy {
+    Policy::parse("[repairs]\nmaximum-risk = \"high\"").unwrap()
+}
+
 /// A machine with its true time, what its wall clock says, and its disk.
 struct World {
     dice: Dice,
@@ -56,7 +60,7 @@ impl World {
             boot_ms: 0,
             boot: 0,
             wall_off_s: 0,
-            policy: Policy::default(),
+            policy: if seed.is_multiple_of(2) { reboots() } else { Policy::default() },
             ledger: Ledger::default(),
             kept: Ledger::default(),
             journal: Vec::new(),
@@ -118,10 +122,7 @@ impl World {
             0..3 => return self.restart(true),
             3 => {
                 self.true_ms += if self.dice.one_in(3) { self.dice.below(90_000_000) } else { self.dice.below(60_000) };
-                self.boot_ms = self.true_ms;
-                self.true_ms += self.dice.below(30_000);
-                self.boot += 1;
-                return self.restart(false);
+                return self.reboot();
             }
             _ => {}
         }
@@ -150,8 +151,9 @@ impl World {
         }
         let units = BTreeMap::new();
         let situation = Situation { written_ms: Ok(1), ..calm(&units) };
-        let sick: Vec<Sick<'_>> =
-            (0..FAULTS.len()).filter(|at| self.sick >> at & 1 == 1).map(|at| ill(FAULTS[at].0)).collect();
+        let sick = (0..FAULTS.len()).filter(|at| self.sick >> at & 1 == 1).map(|at| ill(FAULTS[at].0));
+        let is_fatal_since_ms = (!self.dice.one_in(3)).then_some(0);
+        let sick: Vec<Sick<'_>> = sick.map(|sick| Sick { is_fatal_since_ms, ..sick }).collect();
         let proposals = decide(&self.policy, &self.ledger, situation, &sick);
         let act: Vec<_> = proposals
             .iter()
@@ -182,7 +184,18 @@ impl World {
             return self.restart(true);
         }
         self.ledger.has_begun(begun.clone());
+        if row.act == Act::Reboot && !self.dice.one_in(5) {
+            self.kept = self.ledger.clone();
+            return self.reboot();
+        }
         self.under_way = Some(begun);
+    }
+
+    fn reboot(&mut self) {
+        self.boot_ms = self.true_ms;
+        self.true_ms += self.dice.below(30_000);
+        self.boot += 1;
+        self.restart(false);
     }
 
     fn has_begun(&mut self, row: &Repair) {
@@ -242,16 +255,17 @@ fn attempt(row: &Repair, reason: &str, boot_id: &str, at: Timestamp, up: Duratio
 
 #[test]
 fn no_history_exceeds_a_budget() {
-    let mut begun = 0;
+    let (mut begun, mut reboots) = (0, 0);
     for seed in 1..=100 {
         let mut world = World::new(seed);
         for _ in 0..10_000 {
             world.step();
         }
         begun += world.begun.values().map(Vec::len).sum::<usize>();
+        reboots += world.begun.get("Reboot").map_or(0, Vec::len);
     }
     // A test in which nothing is repaired would pass, too.
-    assert!(begun > 2_000, "{begun} attempts in a million steps");
+    assert!(begun > 2_000 && reboots > 50, "{begun} attempts, {reboots} reboots among them, in a million steps");
 }
 
 fn unit(active: &str, sub: &str, result: &str) -> UnitSeen {
