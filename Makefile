@@ -12,7 +12,7 @@ TARGET ?= carrier
 SECONDS ?= 60
 PROGRAMS := --workspace --bins
 
-.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-faults e2e-repairs e2e-others packages vm vm-long resets arm64 fuzz guards bench bench-disks bless release clean
+.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-faults e2e-repairs e2e-others packages vm vm-long resets chaos arm64 fuzz guards bench bench-disks bless release clean
 
 demo: setup
 	$(CARGO) build --quiet $(PROGRAMS)
@@ -89,6 +89,10 @@ vm-long: setup setup-vm setup-packages build
 # Two hundred resets at random moments of a first boot: hours. Goes on where it was stopped.
 resets: setup setup-vm build
 	NAP_VM_RESETS=200 $(CARGO) test --package nap-vm resets -- --nocapture
+
+# An hour of faults at random in a VM; NAP_VM_CHAOS=10 make chaos for ten minutes.
+chaos: setup setup-vm build
+	NAP_VM_CHAOS=$${NAP_VM_CHAOS:-60} $(CARGO) test --package nap-vm chaos -- --nocapture
 
 # The program for arm64 starts and plans, and the unit tests run, all emulated: half an hour, most of it the compiler.
 arm64: setup

@@ -335,6 +335,7 @@ impl Watch {
             seen.counters = proc::counters(&self.root);
             seen.limits = proc::limits(&self.root);
             seen.tainted = proc::tainted(&self.root);
+            seen.watchdogs = Some(proc::watchdogs(&self.root));
             seen.nvme = proc::nvme(&self.root);
             seen.canary = Some(canary());
         }

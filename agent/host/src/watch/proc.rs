@@ -90,6 +90,13 @@ pub(super) fn tainted(root: &Root) -> Option<u64> {
     number(root, "/proc/sys/kernel/tainted")
 }
 
+/// Timeouts, in seconds, of the watchdogs that somebody feeds. Source: Documentation/ABI/testing/sysfs-class-watchdog.
+pub(super) fn watchdogs(root: &Root) -> Vec<u64> {
+    let devices = names(root, "/sys/class/watchdog").into_iter().map(|name| format!("/sys/class/watchdog/{name}"));
+    let active = devices.filter(|device| text(root, &format!("{device}/state")).is_some_and(|state| state == "active"));
+    active.filter_map(|device| number(root, &format!("{device}/timeout"))).collect()
+}
+
 /// NVMe controllers and their states.
 pub(super) fn nvme(root: &Root) -> BTreeMap<String, String> {
     let controllers = names(root, "/sys/class/nvme").into_iter();
@@ -178,6 +185,10 @@ mod tests {
         let (_directory, root) = root(&[
             ("proc/loadavg", "0.10 0.20 0.30 2/345 6789\n"),
             ("proc/sys/kernel/threads-max", "30000\n"),
+            ("sys/class/watchdog/watchdog0/state", "active\n"),
+            ("sys/class/watchdog/watchdog0/timeout", "60\n"),
+            ("sys/class/watchdog/watchdog1/state", "inactive\n"),
+            ("sys/class/watchdog/watchdog1/timeout", "10\n"),
             ("proc/sys/kernel/pid_max", "32768\n"),
             ("proc/sys/fs/file-nr", "1184\t0\t9223372036854775807\n"),
             (
@@ -204,6 +215,7 @@ mod tests {
             ("sys/fs/cgroup/system.slice/memory.events", "low 0\nhigh 0\nmax 0\noom 4\noom_kill 2\noom_group_kill 0\n"),
             ("sys/class/nvme/nvme0/state", "live\n"),
         ]);
+        assert_eq!(watchdogs(&root), [60]);
         assert_eq!(limits(&root)["tasks"], Used { count: 345, limit: 30000 });
         assert_eq!(limits(&root)["files"].count, 1184);
         assert_eq!(pressure(&root), Some(Pressure { cpu_some: 12.5, io_full: 7.25, memory_full: 0.0 }));

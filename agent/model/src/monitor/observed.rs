@@ -42,6 +42,8 @@ pub struct Observed {
     pub canary: Option<Result<(), String>>,
     /// Pressure stall information of the whole machine.
     pub pressure: Option<Pressure>,
+    /// The machine's watchdogs, those that count down: their timeouts in seconds. Absent when it was not looked.
+    pub watchdogs: Option<Vec<u64>>,
     /// `/proc/sys/kernel/tainted`.
     pub tainted: Option<u64>,
     /// Tasks that have been in uninterruptible sleep since an earlier sweep: name, and for how long.

@@ -18,6 +18,9 @@ use crate::verdict::{Condition, Current, Finding, Intents, State, SubsystemState
 /// For how long a reader may rely on a document, in seconds after the last look.
 const VALID_FOR_SECONDS: u32 = 90;
 
+/// From a watchdog's end to a machine that runs nothing any more, in seconds. Source: the facts, 5.1 (self-node-remediation).
+const RESET_SECONDS: u64 = 30;
+
 /// Most findings in a document, and most evidence in a finding: it stays below 16 KB whatever happens.
 const MAX_FINDINGS: usize = 16;
 
@@ -65,6 +68,7 @@ pub struct NodeHealth {
     observed_at: Timestamp,
     valid_for_seconds: u32,
     phase: &'static str,
+    fencing: Fencing,
     verdict: VerdictSeen,
     subsystems: Vec<SubsystemSeen>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -105,6 +109,15 @@ struct VerdictSeen {
     #[serde(skip_serializing_if = "Option::is_none")]
     repair: Option<RepairSeen>,
     summary: String,
+}
+
+/// What ends a machine that hangs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Fencing {
+    watchdog_armed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    safe_after_seconds: Option<u64>,
 }
 
 /// What the provisioner asked for and still holds.
@@ -233,6 +246,10 @@ impl NodeHealth {
             generation: state.generation,
             observed_at: state.changed_at,
             valid_for_seconds: VALID_FOR_SECONDS,
+            fencing: Fencing {
+                watchdog_armed: state.watchdog_seconds.is_some(),
+                safe_after_seconds: state.watchdog_seconds.map(|seconds| seconds + RESET_SECONDS),
+            },
             phase: if state.is_booted() { "Ready" } else { "Bootstrapping" },
             verdict,
             subsystems: subsystems.collect(),
@@ -455,6 +472,15 @@ const SUPPRESSION: &[Field] = &[
     field("from", Text, "Since when; RFC 3339.").required(),
 ];
 
+const FENCING: &[Field] = &[
+    field("watchdogArmed", Bool, "A watchdog of the machine counts down, and somebody feeds it.").required(),
+    field(
+        "safeAfterSeconds",
+        COUNT,
+        "A machine whose kernel or PID 1 hangs has been reset so long after it was last heard of; says nothing about one that cannot be reached.",
+    ),
+];
+
 const HELD: &[Field] = &[
     field("intent", Word(&["Hold", "Drain"]), "Why no repair is begun.").required(),
     field("until", Text, "When it is over; RFC 3339.").required(),
@@ -484,6 +510,7 @@ static SHAPE: Shape = Object(&[
     field("observedAt", Text, "When it last changed; RFC 3339.").required(),
     field("validForSeconds", Integer(1, 3600), "How old the last look (header Node-Health-Age) may be.").required(),
     field("phase", Word(&["Bootstrapping", "Ready"]), "Whether the node has registered.").required(),
+    field("fencing", Object(FENCING), "What ends a machine that hangs.").required(),
     field("verdict", Object(VERDICT), "The one word, and why.").required(),
     field("subsystems", List(&Object(SUBSYSTEM)), "Every part of the node.").required(),
     field("scheduledEvents", List(&Object(EVENT)), "What Azure announces."),

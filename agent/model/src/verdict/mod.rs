@@ -109,6 +109,8 @@ pub struct State {
     history: History,
     pub(crate) current: Current,
     pub(crate) events: Vec<ScheduledEvent>,
+    /// After so many seconds a machine that hangs is reset.
+    pub(crate) watchdog_seconds: Option<u64>,
     rebooted_for: Vec<(String, Timestamp)>,
     conditions: BTreeMap<String, (ConditionStatus, Timestamp)>,
     policy: Policy,
@@ -221,6 +223,7 @@ struct Told {
     unknown: Vec<Subsystem>,
     suppressed: Option<Suppression>,
     events: Vec<ScheduledEvent>,
+    watchdog_seconds: Option<u64>,
     intents: Intents,
     repairs: repairs::Told,
 }
@@ -349,6 +352,9 @@ impl State {
     fn take_events(&mut self, observed: &Observed) {
         if let Some(Ok(events)) = &observed.scheduled_events {
             self.events.clone_from(events);
+        }
+        if let Some(watchdogs) = &observed.watchdogs {
+            self.watchdog_seconds = watchdogs.iter().copied().min();
         }
     }
 
@@ -623,6 +629,7 @@ impl State {
                 .collect(),
             suppressed: self.suppressed.clone(),
             events: self.events.clone(),
+            watchdog_seconds: self.watchdog_seconds,
             intents: self.intents.clone(),
             repairs: self.repairs_told(),
         };

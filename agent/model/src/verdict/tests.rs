@@ -521,6 +521,22 @@ fn the_document_keeps_to_its_schema_and_its_size() {
 }
 
 #[test]
+fn a_watchdog_that_is_fed_is_told_of() {
+    let mut node = Node::new();
+    let fencing = |node: &Node| serde_json::to_value(node.document()).unwrap()["fencing"].to_string();
+    assert_eq!(fencing(&node), r#"{"watchdogArmed":false}"#);
+    let generation = node.state.generation;
+    node.seen.watchdogs = Some(vec![600, 60]);
+    node.run(1);
+    assert_eq!(fencing(&node), r#"{"safeAfterSeconds":90,"watchdogArmed":true}"#);
+    assert_eq!(node.state.generation, generation + 1);
+    // A sweep that did not look takes nothing back.
+    node.seen.watchdogs = None;
+    node.run(1);
+    assert_eq!(node.state.generation, generation + 1);
+}
+
+#[test]
 fn conditions_move_their_time_only_with_their_status() {
     let mut node = Node::new();
     let of =

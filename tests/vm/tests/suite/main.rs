@@ -6,6 +6,7 @@
 mod api_contract;
 mod azure;
 mod boot_fails;
+mod chaos;
 mod cluster;
 mod foreign_disks;
 mod guest;

@@ -10,7 +10,7 @@ use crate::azure::Azure;
 use crate::guest::{self, BOOT, note, told, until_health, wait_for_agent};
 
 /// systemd gives these services up after three starts; our kubelet never is.
-const GIVES_UP: &str = "[Unit]\nStartLimitIntervalSec=1000\nStartLimitBurst=3\n";
+pub(crate) const GIVES_UP: &str = "[Unit]\nStartLimitIntervalSec=1000\nStartLimitBurst=3\n";
 
 /// From the finding to the service that is back, on a machine that emulates its own.
 const BACK_WITHIN: f64 = 60.0;
@@ -21,7 +21,7 @@ const TLS: &str = "[Service]\nExecStart=\nExecStart=/usr/bin/nap-agent guard --t
     --tls-client-ca /etc/nap-agent/tls/ca.pem --tls-operator node-provisioner\n";
 
 /// A pod network that is there, as far as containerd looks.
-const CNI: &str = r#"{"cniVersion": "1.0.0", "name": "nap-vm", "plugins": [{"type": "bridge", "bridge": "vm0", "ipam": {"type": "host-local", "subnet": "10.99.0.0/24"}}]}"#;
+pub(crate) const CNI: &str = r#"{"cniVersion": "1.0.0", "name": "nap-vm", "plugins": [{"type": "bridge", "bridge": "vm0", "ipam": {"type": "host-local", "subnet": "10.99.0.0/24"}}]}"#;
 
 #[test]
 fn what_hangs_fails_or_drifts_is_repaired_by_the_node_itself() {

@@ -1,0 +1,187 @@
+//! Faults at random, one after another and two at a time, on one node with a pod: in the end the node is healthy, the journal explains every
+//! action, no budget was exceeded, and the pod lived through it.
+//!
+//! `NAP_VM_CHAOS=60` (`make chaos`) goes on for so many minutes, `make vm-long` for ten. `NAP_VM_CHAOS_SEED` plays the same faults again.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use nap_model::repair::{REPAIRS, repair};
+use nap_vm::{Image, Vm, VmLock};
+use serde_json::Value;
+
+use crate::azure::Azure;
+use crate::guest::{self, BOOT, VERDICT, note, told, until_health, wait_for_agent};
+use crate::repairs::{CNI, GIVES_UP};
+
+/// The short form, in minutes.
+const SHORT: u64 = 10;
+
+/// A fault, how it is made, and the repair that it costs an attempt of.
+struct Fault {
+    name: &'static str,
+    make: &'static str,
+    costs: Option<&'static str>,
+}
+
+const fn fault(name: &'static str, costs: Option<&'static str>, make: &'static str) -> Fault {
+    Fault { name, make, costs }
+}
+
+/// Killed until systemd gives it up.
+macro_rules! give_up {
+    ($unit:literal) => {
+        concat!(
+            "until systemctl show ",
+            $unit,
+            " --property ActiveState,SubState | xargs | grep -q 'ActiveState=failed SubState=failed'; ",
+            "do systemctl kill --kill-whom=main --signal=KILL ",
+            $unit,
+            " 2>/dev/null; sleep 0.2; done"
+        )
+    };
+}
+
+const FAULTS: &[Fault] = &[
+    fault(
+        "containerd hangs",
+        Some("RestartContainerd"),
+        "kill -STOP $(systemctl show --property MainPID --value containerd)",
+    ),
+    fault("containerd is killed", None, "systemctl kill --kill-whom=main --signal=KILL containerd"),
+    fault("kubelet is given up", Some("RestartKubelet"), give_up!("kubelet")),
+    fault("kubelet hangs", Some("RestartKubelet"), "kill -STOP $(systemctl show --property MainPID --value kubelet)"),
+    fault("kubelet is killed", None, "systemctl kill --kill-whom=main --signal=KILL kubelet"),
+    fault("networkd is given up", Some("RestartNetworkd"), give_up!("systemd-networkd")),
+    fault("resolved is given up", Some("RestartResolved"), give_up!("systemd-resolved")),
+    fault("a file is overwritten", None, "echo drifted >/etc/kubernetes/azure.json"),
+    fault("a sysctl is changed", None, "sysctl -q -w net.ipv4.ip_forward=0"),
+    fault("kubelet's configuration is gone", None, "rm /etc/default/kubeletconfig.json"),
+    fault("the kubeconfig can be read by all", None, "chmod 0644 /var/lib/kubelet/kubeconfig"),
+    fault("the guard is killed", None, "systemctl kill --kill-whom=main --signal=KILL nap-agent"),
+    fault("the bus is killed", None, "systemctl kill --kill-whom=main --signal=KILL dbus"),
+    fault(
+        "a burst of work",
+        None,
+        "timeout 20 sh -c 'while :; do head -c 20M /dev/urandom | sha256sum; done' >/dev/null || true",
+    ),
+];
+
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % limit as u64).unwrap()
+    }
+}
+
+#[test]
+fn a_node_lives_through_faults_at_random() {
+    let minutes = std::env::var("NAP_VM_CHAOS").ok().map(|text| text.parse().expect("NAP_VM_CHAOS is a number"));
+    let minutes: u64 = match minutes {
+        Some(minutes) => minutes,
+        None if guest::is_wanted("NAP_VM_LONG", "make vm-long") => SHORT,
+        None => return,
+    };
+    let seed = std::env::var("NAP_VM_CHAOS_SEED").ok().map(|text| text.parse().expect("NAP_VM_CHAOS_SEED is a number"));
+    let seed = seed.unwrap_or_else(|| std::process::id().into());
+    note(format_args!("chaos: {minutes} minutes; NAP_VM_CHAOS_SEED={seed} plays the same"));
+    let mut dice = Dice(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15) | 1);
+
+    let (lock, image) = (VmLock::take().unwrap(), Image::build().unwrap());
+    let azure = Azure::start();
+    let mut overlay = guest::node().text("/etc/cni/net.d/10-nap-vm.conflist", CNI, 0o644);
+    for unit in ["kubelet", "systemd-networkd", "systemd-resolved"] {
+        overlay = overlay.text(&format!("/etc/systemd/system/{unit}.service.d/99-gives-up.conf"), GIVES_UP, 0o644);
+    }
+    let options = azure.vm("chaos", overlay, &azure.bootstrap());
+    let mut vm = Vm::start_with(lock, &image, &options).unwrap();
+    assert_eq!(wait_for_agent(&mut vm), 0);
+    until_health(&mut vm, |document| document["verdict"]["state"] == "Healthy");
+    // A container without an image: what matters is that its process is not touched.
+    told(&mut vm, "ctr --namespace k8s.io run --detach --rootfs / pod /usr/bin/sleep 1000000");
+    let pod = told(&mut vm, "ctr --namespace k8s.io task ls | grep ^pod");
+
+    let (start, mut rounds, mut made) = (Instant::now(), 0, BTreeMap::new());
+    while start.elapsed() < Duration::from_secs(60 * minutes) {
+        rounds += 1;
+        let faults = choose(&mut vm, &mut dice);
+        let names: Vec<_> = faults.iter().map(|fault| fault.name).collect();
+        let began = Instant::now();
+        for fault in &faults {
+            let output = vm.run(fault.make, BOOT).unwrap();
+            assert_eq!(output.status, 0, "{}: {}", fault.name, output.text);
+            *made.entry(fault.name).or_insert(0) += 1;
+        }
+        let mut worst = String::new();
+        until_health(&mut vm, |document| {
+            let state = document["verdict"]["state"].as_str().unwrap_or_default().to_owned();
+            assert!(!state.starts_with("Needs"), "{names:?}: {document:#}");
+            if state != "Healthy" {
+                worst = state.clone();
+            }
+            state == "Healthy" && began.elapsed() > Duration::from_secs(15)
+        });
+        until_in_sync(&mut vm);
+        note(format_args!("chaos: {names:?}: well after {} s; {worst}", began.elapsed().as_secs()));
+    }
+    note(format_args!("chaos: {rounds} rounds in {} minutes: {made:?}", start.elapsed().as_secs() / 60));
+    assert_eq!(told(&mut vm, "ctr --namespace k8s.io task ls | grep ^pod"), pod, "the pod was not touched");
+    assert_every_action_is_explained(&mut vm);
+    assert_eq!(told(&mut vm, "systemctl show nap-agent --property Result --value"), "success");
+}
+
+/// One fault or two, of those whose repair has attempts left.
+fn choose<'a>(vm: &mut Vm, dice: &mut Dice) -> Vec<&'a Fault> {
+    let document = until_health(vm, |document| document["verdict"]["state"] == "Healthy");
+    let budgets = document["subsystems"].as_array().into_iter().flatten();
+    let budgets: Vec<&Value> = budgets.flat_map(|one| one["budgets"].as_array().into_iter().flatten()).collect();
+    let has_left = |fault: &&Fault| {
+        let spent = |budget: &&&Value| budget["action"] == fault.costs.unwrap_or_default() && budget["remaining"] == 0;
+        !budgets.iter().any(|budget| spent(&budget))
+    };
+    let mut possible: Vec<&Fault> = FAULTS.iter().filter(has_left).collect();
+    let mut chosen = Vec::new();
+    for _ in 0..=dice.below(2) {
+        let fault = possible.remove(dice.below(possible.len()));
+        // Two of one repair would be one fault.
+        possible.retain(|other| other.costs.is_none() || other.costs != fault.costs);
+        chosen.push(fault);
+    }
+    chosen
+}
+
+fn until_in_sync(vm: &mut Vm) {
+    let start = Instant::now();
+    while vm.run("nap-agent status", guest::COMMAND).unwrap().status != 0 {
+        assert!(start.elapsed() < VERDICT, "{}", vm.run("nap-agent status", guest::COMMAND).unwrap().text);
+    }
+}
+
+/// Every attempt has its cause, its evidence and its end, and there are no more of them than the budgets allow.
+fn assert_every_action_is_explained(vm: &mut Vm) {
+    let journal = told(vm, "cat /var/lib/nap-agent/repairs.jsonl 2>/dev/null || true");
+    let lines: Vec<Value> = journal.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut attempts: BTreeMap<u64, Value> = BTreeMap::new();
+    for line in lines {
+        attempts.insert(line["id"].as_u64().unwrap(), line);
+    }
+    for attempt in attempts.values() {
+        assert!(repair(attempt["repair"].as_str().unwrap()).is_some(), "{attempt}");
+        assert!(attempt["reason"].is_string() && attempt["evidence"].is_array(), "{attempt}");
+        assert!(attempt["ended"]["outcome"].is_string(), "its end is missing: {attempt}");
+    }
+    for row in REPAIRS {
+        let of_it = || attempts.values().filter(|attempt| attempt["repair"] == row.name);
+        let begun: Vec<u64> = of_it().map(|attempt| attempt["upMs"].as_u64().unwrap()).collect();
+        let within_hour = |at: u64| begun.iter().filter(|other| (at..at + 3_600_000).contains(*other)).count();
+        let most = begun.iter().map(|at| within_hour(*at)).max().unwrap_or_default();
+        assert!(most <= row.budget.0, "{}: {most} in an hour", row.name);
+        if !begun.is_empty() {
+            note(format_args!("chaos: {}: {} attempts, at most {most} in an hour", row.name, begun.len()));
+        }
+    }
+}
