@@ -6,6 +6,7 @@
 mod connection;
 mod intents;
 mod route;
+mod stream;
 mod tls;
 
 use std::net::SocketAddr;

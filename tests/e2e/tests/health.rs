@@ -448,6 +448,73 @@ async fn conditions_are_written_when_they_change_and_only_ours() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_listens_hears_of_a_change_at_once() {
+    let watched = watched().await;
+    watched.until("a healthy node", |document| document["verdict"]["state"] == "Healthy").await;
+    let listen = async |headers: &str| {
+        let mut stream = watched.connect().await;
+        let head =
+            format!("GET /v1/health?view=verdict HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n{headers}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        Listener { stream, heard: String::new() }
+    };
+    let mut listener = listen("").await;
+    let first = listener.next("data: ").await;
+    assert!(listener.heard.contains("content-type: text/event-stream"), "{}", listener.heard);
+    let document: Value = serde_json::from_str(&first).unwrap();
+    assert_eq!(document["verdict"]["state"], "Healthy");
+    watched.node.imds.schedule(event("Preempt", "aks-default-1"));
+    let start = Instant::now();
+    let second: Value = serde_json::from_str(&listener.next("data: ").await).unwrap();
+    assert_eq!(second["verdict"]["reason"], "PreemptScheduled");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+
+    // Who comes again with the tag that he saw hears nothing twice, and that somebody is there.
+    let tag = watched.get("/v1/health", "").await.header("etag").to_owned();
+    let mut again = listen(&format!("last-event-id: {tag}\r\n")).await;
+    let sign = again.next(": looked ").await;
+    assert!(sign.ends_with(" s ago") && !again.heard.contains("data:"), "{}", again.heard);
+
+    // A listener has one of the places of those who wait, until he goes.
+    let mut listeners = vec![listener, again];
+    while listeners.len() < 8 {
+        let mut one = listen("").await;
+        one.next("data: ").await;
+        listeners.push(one);
+    }
+    assert_eq!(watched.get("/v1/health?wait=1s", "").await.status, 429);
+    drop(listeners);
+    let start = Instant::now();
+    while watched.get("/v1/health?wait=0s", "").await.status == 429 {
+        assert!(start.elapsed() < SLOW, "those who went still have their places");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+struct Listener {
+    stream: TcpStream,
+    heard: String,
+}
+
+impl Listener {
+    /// The rest of the next line that begins so.
+    async fn next(&mut self, start: &str) -> String {
+        let from = self.heard.len();
+        loop {
+            let new = &self.heard[from..];
+            let lines = new.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            if let Some(rest) = lines.filter_map(|line| line.strip_prefix(start)).next() {
+                return rest.to_owned();
+            }
+            let mut bytes = [0; 4096];
+            let count = timeout(LIMIT, self.stream.read(&mut bytes)).await.unwrap().unwrap();
+            assert!(count > 0, "the connection ended: {}", self.heard);
+            self.heard += std::str::from_utf8(&bytes[..count]).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_provisioner_holds_a_node_and_nobody_else_does() {
     let mut watched = watched().await;
     let document = watched.until("a document", |document| document["node"]["vmId"].is_string()).await;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use nap_model::intent::Intent;
 use nap_model::verdict::Taken;
 use serde_json::json;
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::route::text;
+use super::route::{Answer, text, whole};
 
 /// Largest intent, in bytes.
 const MAX_BODY: usize = 4096;
@@ -36,11 +36,7 @@ pub(super) fn channel() -> (mpsc::Sender<Asked>, mpsc::Receiver<Asked>) {
 }
 
 /// `name` is that of the client's certificate, when an operator's.
-pub(super) async fn take(
-    request: Request<Incoming>,
-    name: Option<&str>,
-    watch: &mpsc::Sender<Asked>,
-) -> Response<Full<Bytes>> {
+pub(super) async fn take(request: Request<Incoming>, name: Option<&str>, watch: &mpsc::Sender<Asked>) -> Answer {
     if *request.method() != Method::POST {
         let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only POST\n");
         answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
@@ -67,7 +63,7 @@ pub(super) async fn take(
     match timeout(SLOW, asked).await {
         Ok(Some(Ok(taken))) => {
             info!(id, ask, of = name, ?taken, "intent");
-            let mut answer = Response::new(Full::from(json!({"id": id, "taken": format!("{taken:?}")}).to_string()));
+            let mut answer = whole(json!({"id": id, "taken": format!("{taken:?}")}).to_string());
             answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             answer
         }

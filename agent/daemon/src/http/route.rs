@@ -1,8 +1,9 @@
 //! Which request gets what.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
@@ -10,12 +11,14 @@ use nap_host::random;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::stream::{self, Stream};
 use super::{Health, Published, intents};
 
 /// Longest wait for a change.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-type Answer = Response<Full<Bytes>>;
+/// Most are whole; a stream goes on.
+pub(super) type Answer = Response<Either<Full<Bytes>, Stream>>;
 
 /// Who asks.
 #[derive(Debug)]
@@ -28,7 +31,12 @@ pub(super) struct Caller {
     pub(super) is_allowed: bool,
 }
 
-pub(super) async fn answer(request: Request<Incoming>, caller: Caller, health: &Health, waiters: &Semaphore) -> Answer {
+pub(super) async fn answer(
+    request: Request<Incoming>,
+    caller: Caller,
+    health: &Health,
+    waiters: &Arc<Semaphore>,
+) -> Answer {
     if !caller.is_allowed {
         return too_many("at most ten requests a second\n");
     }
@@ -92,11 +100,21 @@ impl Query {
     }
 }
 
-async fn document(request: &Request<Incoming>, health: &Health, waiters: &Semaphore) -> Answer {
+async fn document(request: &Request<Incoming>, health: &Health, waiters: &Arc<Semaphore>) -> Answer {
     let query = match Query::parse(request.uri().query().unwrap_or_default()) {
         Ok(query) => query,
         Err(why) => return text(StatusCode::BAD_REQUEST, why),
     };
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    if *request.method() == Method::GET && stream::is_wanted(header(header::ACCEPT)) {
+        let Some(place) = stream::place(waiters) else { return too_many("too many wait already\n") };
+        let known = request.headers().get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let body = Stream::follow(health, query.is_verdict_only, known, place);
+        let mut answer = Response::new(Either::Right(body));
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        return answer;
+    }
     let mut published = health.subscribe();
     if let Some(wait) = query.wait {
         let Ok(_place) = waiters.try_acquire() else { return too_many("too many wait already\n") };
@@ -110,7 +128,7 @@ async fn document(request: &Request<Incoming>, health: &Health, waiters: &Semaph
     if now.document.is_empty() {
         return text(StatusCode::SERVICE_UNAVAILABLE, "not looked yet\n");
     }
-    let known = request.headers().get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
+    let known = header(header::IF_NONE_MATCH);
     let is_known = known.is_some_and(|tags| tags.split(',').any(|tag| is_tag(tag.trim(), &now.tag)))
         || query.wait.is_some() && query.since.is_some_and(|since| since >= now.generation);
     let body = match (is_known, query.is_verdict_only) {
@@ -118,7 +136,7 @@ async fn document(request: &Request<Incoming>, health: &Health, waiters: &Semaph
         (false, false) => now.document.clone(),
         (false, true) => now.verdict_view.clone(),
     };
-    let mut answer = Response::new(Full::from(body));
+    let mut answer = whole(body);
     if is_known {
         *answer.status_mut() = StatusCode::NOT_MODIFIED;
     } else {
@@ -147,8 +165,12 @@ fn add_headers(answer: &mut Answer, now: &Published, age: Duration) {
     insert("node-health-age", &age.as_secs().to_string());
 }
 
+pub(super) fn whole(body: impl Into<Bytes>) -> Answer {
+    Response::new(Either::Left(Full::from(body.into())))
+}
+
 pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::from(body.into()));
+    let mut answer = whole(body);
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     answer
