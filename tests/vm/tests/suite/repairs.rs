@@ -53,7 +53,9 @@ fn what_hangs_fails_or_drifts_is_repaired_by_the_node_itself() {
     let begun = told(&mut vm, "grep -vc '\"ended\"' /var/lib/nap-agent/repairs.jsonl");
     assert_eq!((begun.as_str(), ended.as_str()), ("3", "3"));
 
-    assert_a_granted_reboot_mends_a_read_only_root(&mut vm);
+    if guest::is_wanted("NAP_VM_LONG", "make vm-long") {
+        assert_a_granted_reboot_mends_a_read_only_root(&mut vm);
+    }
 }
 
 /// The authority, the guard's certificate and key, the operator's: what `openssl s_client` and the guard read.
