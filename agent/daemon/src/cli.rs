@@ -100,6 +100,9 @@ pub(crate) enum Command {
         /// Do not write conditions of our own (KernelReady and its like) to the Node
         #[arg(long)]
         no_conditions: bool,
+        /// Do not write Kubernetes Events about the node's health
+        #[arg(long)]
+        no_events: bool,
         /// Change nothing on the node: look, tell, and leave it as it is
         #[arg(long)]
         observe_only: bool,

@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 
 use crate::context::Context;
 use crate::http::{Asked, Health};
+use crate::node_events::NodeEvents;
 use crate::repairs::{Repairer, Wish};
 
 /// Time between two sweeps.
@@ -49,12 +50,18 @@ pub(crate) struct Kept {
 }
 
 /// Watches until the process ends.
-pub(crate) fn start(context: &Context, health: Health, asked: Receiver<Asked>, policy: Policy) -> anyhow::Result<()> {
+pub(crate) fn start(
+    context: &Context,
+    health: Health,
+    asked: Receiver<Asked>,
+    events: Option<NodeEvents>,
+    policy: Policy,
+) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (root, imds) = (Arc::clone(&context.root), Arc::clone(&context.imds));
     let repairer = Repairer::start(&root, policy)?;
     let thread = std::thread::Builder::new().name("health".to_owned());
-    thread.spawn(move || match runtime.block_on(watch(root, imds, health, asked, repairer)) {})?;
+    thread.spawn(move || match runtime.block_on(watch(root, imds, health, asked, events, repairer)) {})?;
     Ok(())
 }
 
@@ -63,10 +70,11 @@ async fn watch(
     imds: Arc<Imds>,
     health: Health,
     mut asked: Receiver<Asked>,
+    events: Option<NodeEvents>,
     repairer: Repairer,
 ) -> Infallible {
     let mut keeper = Keeper::start(&root);
-    let mut watcher = Watcher::new(&root, imds, health, repairer);
+    let mut watcher = Watcher::new(&root, imds, health, events, repairer);
     let mut ticks = interval(EVERY);
     // After a pause of the machine one sweep is enough, and its lateness is what tells of the pause.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -100,6 +108,7 @@ struct Watcher {
     identity: Identity,
     agent: AgentSeen,
     health: Health,
+    events: Option<NodeEvents>,
     repairer: Repairer,
     said: String,
 }
@@ -111,7 +120,7 @@ fn vm_id(root: &Root) -> String {
 }
 
 impl Watcher {
-    fn new(root: &Arc<Root>, imds: Arc<Imds>, health: Health, repairer: Repairer) -> Self {
+    fn new(root: &Arc<Root>, imds: Arc<Imds>, health: Health, events: Option<NodeEvents>, repairer: Repairer) -> Self {
         let boot_id = observe::boot_id(root).unwrap_or_else(|error| {
             warn!(error = chain(&error), "no boot id; what was known of the node's health is not taken over");
             String::new()
@@ -135,6 +144,7 @@ impl Watcher {
             agent: AgentSeen { version: env!("CARGO_PKG_VERSION").to_owned(), started_at: now },
             watch: Watch::start(Arc::clone(root), imds, log),
             health,
+            events,
             repairer,
             said: String::new(),
         }
@@ -157,8 +167,21 @@ impl Watcher {
             self.identity.name = name;
             self.identity.vm_id = vm_id(&self.root);
         }
+        self.tell_events();
         self.health.swept(self.watch.kernel_log());
         has_changed || self.said.is_empty()
+    }
+
+    /// Before the Node's name is known there is nobody to tell of.
+    fn tell_events(&mut self) {
+        if self.identity.name.is_empty() {
+            return;
+        }
+        for event in self.state.take_node_events() {
+            if let Some(events) = &self.events {
+                let _ = events.try_send((self.identity.name.clone(), event)); // too many wait already
+            }
+        }
     }
 
     fn take_intent(&mut self, intent: &Intent) -> Result<Taken, String> {

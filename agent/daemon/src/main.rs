@@ -11,6 +11,7 @@ mod health;
 mod http;
 mod local_dns;
 mod logging;
+mod node_events;
 mod progress;
 mod repairs;
 mod show;
@@ -78,11 +79,12 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
             Ok(0)
         }
         Command::Boot { dry_run: false } => boot_and_report(&context, tail).await,
-        Command::Guard { interval, listen, no_conditions, observe_only, tls } => {
+        Command::Guard { interval, listen, no_conditions, no_events, observe_only, tls } => {
             let policy = repairs::policy(&context.root, observe_only);
+            let events = if no_events { None } else { Some(node_events::start(&context.root)?) };
             let (health, asked) = http::Health::new(interval);
             http::serve(listen, tls.files(), health.clone())?;
-            health::start(&context, health.clone(), asked, policy.clone())?;
+            health::start(&context, health.clone(), asked, events, policy.clone())?;
             if !no_conditions {
                 conditions::start(&context.root, &health)?;
             }

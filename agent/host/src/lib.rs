@@ -25,6 +25,7 @@ pub mod logs;
 pub mod media;
 pub mod mirror;
 mod netlink;
+pub mod node_events;
 pub mod notify;
 mod nvme;
 pub mod observe;

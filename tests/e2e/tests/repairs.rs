@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nap_e2e::node::{Node, api_options, free_port, text};
+use nap_e2e::node::{NAME, Node, api_options, free_port, text};
 use nap_host::root::Root;
 use nap_host::units::{UnitStatus, Units};
 use nix::sys::signal::{Signal, kill};
@@ -225,6 +225,20 @@ async fn a_containerd_that_hangs_is_restarted_and_the_verdict_says_so_until_it_i
     assert!(bundles.trim_end().ends_with("-RestartContainerd.tar.gz"), "{bundles}");
 
     // What people see of it.
+    let start = Instant::now();
+    loop {
+        let mut events = guarded.node.api.events();
+        events.retain(|event| event["source"]["component"] == "nap-agent");
+        let mut told: Vec<_> = events.iter().map(|event| event["reason"].as_str().unwrap()).collect();
+        told.sort_unstable();
+        if told.contains(&"Recovered") {
+            assert_eq!(told, ["ContainerdUnresponsive", "Recovered", "RepairBegun", "RepairSucceeded"]);
+            assert!(events.iter().all(|event| event["involvedObject"]["name"] == NAME), "{events:#?}");
+            break;
+        }
+        assert!(start.elapsed() < LIMIT, "{events:#?}");
+        sleep(Duration::from_millis(100)).await;
+    }
     let shown = text(&guarded.node.agent(&["repairs"]).await);
     assert!(shown.contains("RestartContainerd") && shown.contains("Succeeded"), "{shown}");
 }

@@ -19,6 +19,7 @@
 //! The state is plain data. The host keeps it on disk, so a restart of ours changes neither a time nor a verdict.
 
 mod conditions;
+mod events;
 mod intents;
 mod repairs;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use conditions::{Condition, ConditionStatus, condition_types};
+pub use events::NodeEvent;
 pub use intents::{Held, Intents, Taken};
 pub use repairs::Order;
 
@@ -121,6 +123,7 @@ pub struct State {
     units: BTreeMap<String, UnitSeen>,
     writes: BTreeMap<String, repairs::Write>,
     told: Told,
+    events_told: events::Told,
 }
 
 /// Where the boot stands, as last seen.
@@ -299,6 +302,7 @@ impl State {
             generation: self.generation,
             // A condition's time moves when its status does, also over a reboot.
             conditions: self.conditions,
+            events_told: self.events_told,
             rebooted_for,
             last: Some((tick.since_boot, tick.wall)),
             current: Current { since: tick.wall, ..Current::default() },
@@ -337,6 +341,7 @@ impl State {
         self.conclude(&findings, tick.wall);
         self.expire_intents(tick);
         self.move_conditions(&findings, tick.wall);
+        self.tell_events(tick.wall);
         self.has_changed(&findings, tick.wall)
     }
 

@@ -75,6 +75,37 @@ fn a_hung_service_goes_from_degraded_over_repairing_to_healthy() {
 }
 
 #[test]
+fn people_hear_of_a_fault_its_repair_and_its_end_once() {
+    let mut node = Node::repairing();
+    assert_eq!(node.state.take_node_events(), [], "a healthy node has nothing to tell");
+    let told = |node: &mut Node| {
+        let events = node.state.take_node_events().into_iter();
+        events.map(|event| format!("{} {}", event.reason, event.is_warning)).collect::<Vec<_>>()
+    };
+    node.hang_containerd();
+    node.run_repairing(300, Effect::Heals);
+    let all = ["ContainerdUnresponsive true", "RepairBegun false", "RepairSucceeded false", "Recovered false"];
+    assert_eq!(told(&mut node), all);
+    // A restart of ours tells nothing again, and what nobody took is still there.
+    node.hang_containerd();
+    node.run(60);
+    node.restart_agent(Duration::from_secs(5));
+    node.run(10);
+    assert_eq!(told(&mut node), ["ContainerdUnresponsive true"]);
+    // The same event has the same key, another one another.
+    let mut keys = BTreeSet::new();
+    for _ in 0..3 {
+        node.seen = healthy();
+        node.run_repairing(200, Effect::Nothing);
+        node.hang_containerd();
+        node.run_repairing(400, Effect::Nothing);
+        let events = node.state.take_node_events();
+        assert!(events.into_iter().all(|event| keys.insert(event.key)));
+    }
+    assert!(keys.len() > 4, "{keys:?}");
+}
+
+#[test]
 fn only_the_end_of_the_ladder_asks_for_another_node() {
     use Verdict::{Degraded, Healthy, NeedsReplacement, Repairing};
     for (effect, outcome) in [(Effect::Nothing, Outcome::ChangedNothing), (Effect::Fails, Outcome::Failed)] {
