@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nap_vm::{Forward, GUEST_ADDRESS, GUEST_MAC, Overlay, ProvisioningDisc, VmOptions};
 use pretend_azure::{
-    ANY_PORT, ApiOptions, ApiServer, BootstrapToken, Imds, Instance, Interface, OvfDocument, Wireserver,
+    ANY_PORT, ApiOptions, ApiServer, BootstrapToken, Imds, Instance, Interface, OvfDocument, ScheduledEvent, Wireserver,
 };
 use serde_json::Value;
 use tokio::runtime::Runtime;
@@ -96,6 +96,24 @@ impl Azure {
     pub(crate) fn node(&self) -> Option<Value> {
         let nodes = self.api.nodes();
         nodes.iter().map(|node| serde_json::to_value(node).unwrap()).find(|node| node["metadata"]["name"] == NODE)
+    }
+
+    /// IMDS announces an event to the VM.
+    pub(crate) fn schedule(&self, event_id: &str, event_type: &str) {
+        self.imds.schedule(ScheduledEvent {
+            event_id: event_id.to_owned(),
+            event_type: event_type.to_owned(),
+            resources: vec![NODE.to_owned()],
+            not_before: "Mon, 19 Sep 2050 18:29:47 GMT".to_owned(),
+            description: String::new(),
+            event_source: "Platform".to_owned(),
+            duration_in_seconds: -1,
+        });
+    }
+
+    /// The event is over.
+    pub(crate) fn complete(&self, event_id: &str) {
+        self.imds.complete_event(event_id);
     }
 
     /// The health reports that the host got from the guest.

@@ -66,13 +66,19 @@ pub(crate) fn wait_for_agent(vm: &mut Vm) -> i32 {
     output.status
 }
 
+/// What the guard's endpoint says; its status has no word on the node.
+pub(crate) fn endpoint(vm: &mut Vm, path: &str) -> String {
+    let ask = format!(
+        r"exec 3<>/dev/tcp/127.0.0.1/20266; printf 'GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' >&3; sed '1,/^\r$/d' <&3"
+    );
+    vm.run(&ask, COMMAND).unwrap().text
+}
+
 /// Looks at the health document until it is so. The guard serves it from a moment after the boot on.
 pub(crate) fn until_health(vm: &mut Vm, mut is_so: impl FnMut(&Value) -> bool) -> Value {
-    // The agent's own status has no word on the node.
-    let ask = r"exec 3<>/dev/tcp/127.0.0.1/20266; printf 'GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' >&3; sed '1,/^\r$/d' <&3";
     let start = Instant::now();
     loop {
-        let answer = vm.run(ask, COMMAND).unwrap().text;
+        let answer = endpoint(vm, "/v1/health");
         let document = serde_json::from_str(&answer);
         if document.as_ref().is_ok_and(&mut is_so) {
             return document.unwrap();

@@ -8,6 +8,7 @@ mod azure;
 mod boot_fails;
 mod chaos;
 mod cluster;
+mod faults;
 mod foreign_disks;
 mod guest;
 mod local_disks;
