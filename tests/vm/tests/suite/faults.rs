@@ -64,8 +64,9 @@ const ROUNDS: &[&[Injection]] = &[
     &[injection("DiskStalled", "fsfreeze -f /var/lib/containerd", "fsfreeze -u /var/lib/containerd")],
     &[
         injection("ContainerdStopped", "systemctl stop containerd", "systemctl start containerd"),
+        // What a write gets after such an error is the kernel's to choose: EIO of Debian 13's (6.12), EROFS of older ones.
         injection(
-            "DataFilesystemReadOnly",
+            "DataFilesystemFailing",
             "echo injected >/sys/fs/ext4/$(basename $(findmnt -n -o SOURCE /var/lib/containerd))/trigger_fs_error",
             "umount -l /var/lib/containerd && cp /disk.img /other.img \
              && mount -o loop,errors=remount-ro /other.img /var/lib/containerd && systemctl restart containerd",
@@ -132,7 +133,9 @@ fn inject(vm: &mut Vm, round: &[Injection]) {
                 seen.entry(fault.reason).or_insert_with(|| finding.clone());
             }
         }
-        assert_ne!(document["verdict"]["state"], "NeedsReplacement", "{document:#}");
+        // Two minutes of that are enough, and the others may take longer to be named.
+        let is_early = document["verdict"]["reason"] != "DataFilesystemFailing";
+        assert!(!is_early || document["verdict"]["state"] != "NeedsReplacement", "{document:#}");
         seen.len() == round.len()
     });
     let mut undone = BTreeMap::new();
