@@ -10,7 +10,9 @@ use nap_vm::{Image, Vm, VmLock};
 use serde_json::Value;
 
 use crate::azure::Azure;
-use crate::guest::{self, COMMAND, VERDICT, endpoint, note, told, until_health, wait_for_agent};
+use crate::guest::{
+    self, COMMAND, VERDICT, endpoint, finding, note, now, seconds, text, told, until_health, wait_for_agent,
+};
 use crate::repairs::CNI;
 
 /// One fault: how to do it, the reason it must have, how to undo it.
@@ -208,28 +210,4 @@ fn assert_oom_kill_of_a_service_is_seen(vm: &mut Vm) {
     let lines =
         told(vm, "journalctl -u nap-agent -b --grep 'the kernel says' --output cat | cut -c 1-160 | tail -n 12");
     note(format_args!("the kernel's words: {lines}"));
-}
-
-fn findings(document: &Value) -> impl Iterator<Item = &Value> {
-    let subsystems = document["subsystems"].as_array().into_iter().flatten();
-    subsystems.flat_map(|subsystem| subsystem["findings"].as_array().into_iter().flatten())
-}
-
-/// A finding that is there and not only held.
-fn finding<'a>(document: &'a Value, reason: &str) -> Option<&'a Value> {
-    findings(document).find(|finding| finding["reason"] == reason && finding["held"] != true)
-}
-
-/// Seconds of the guest's clock.
-fn now(vm: &mut Vm) -> f64 {
-    told(vm, "date +%s.%N").parse().unwrap()
-}
-
-fn seconds(time: &Value) -> f64 {
-    let time: jiff::Timestamp = text(time).parse().unwrap();
-    time.as_millisecond() as f64 / 1000.0
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }

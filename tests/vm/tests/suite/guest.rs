@@ -105,3 +105,26 @@ pub(crate) fn note_figures(vm: &mut Vm, which: &str) {
     let guard = told(vm, "systemctl show --property CPUUsageNSec,MemoryCurrent nap-agent.service | xargs");
     note(format_args!("{which}: {fields}; {cpu}; stages {}; guard {guard}", report["Stages"]));
 }
+
+/// A finding that is there and not only held.
+pub(crate) fn finding<'a>(document: &'a Value, reason: &str) -> Option<&'a Value> {
+    let subsystems = document["subsystems"].as_array().into_iter().flatten();
+    let mut findings = subsystems.flat_map(|one| one["findings"].as_array().into_iter().flatten());
+    findings.find(|finding| finding["reason"] == reason && finding["held"] != true)
+}
+
+/// Seconds of the guest's clock.
+pub(crate) fn now(vm: &mut Vm) -> f64 {
+    told(vm, "date +%s.%N").parse().unwrap()
+}
+
+/// A time of the health document, in seconds.
+pub(crate) fn seconds(time: &Value) -> f64 {
+    let time: jiff::Timestamp = text(time).parse().unwrap();
+    time.as_millisecond() as f64 / 1000.0
+}
+
+/// A text of it; empty when there is none.
+pub(crate) fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}

@@ -4,10 +4,9 @@ use std::time::Instant;
 
 use nap_vm::{Image, Vm, VmLock};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
-use serde_json::Value;
 
 use crate::azure::Azure;
-use crate::guest::{self, BOOT, note, told, until_health, wait_for_agent};
+use crate::guest::{self, BOOT, finding, note, now, seconds, text, told, until_health, wait_for_agent};
 
 /// systemd gives these services up after three starts; our kubelet never is.
 pub(crate) const GIVES_UP: &str = "[Unit]\nStartLimitIntervalSec=1000\nStartLimitBurst=3\n";
@@ -183,25 +182,4 @@ fn assert_repaired(vm: &mut Vm, start: f64, subsystem: &str, unit: &str, reason:
         seconds(&repair["finishedAt"]) - start,
     ));
     assert!(back - found < BACK_WITHIN, "{unit} was back {} s after the finding", back - found);
-}
-
-/// A finding that is there and not only held.
-fn finding<'a>(document: &'a Value, reason: &str) -> Option<&'a Value> {
-    let subsystems = document["subsystems"].as_array().into_iter().flatten();
-    let mut findings = subsystems.flat_map(|one| one["findings"].as_array().into_iter().flatten());
-    findings.find(|finding| finding["reason"] == reason && finding["held"] != true)
-}
-
-/// Seconds of the guest's clock.
-fn now(vm: &mut Vm) -> f64 {
-    told(vm, "date +%s.%N").parse().unwrap()
-}
-
-fn seconds(time: &Value) -> f64 {
-    let time: jiff::Timestamp = text(time).parse().unwrap();
-    time.as_millisecond() as f64 / 1000.0
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }
