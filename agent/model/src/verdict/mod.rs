@@ -341,7 +341,6 @@ impl State {
         self.conclude(&findings, tick.wall);
         self.expire_intents(tick);
         self.move_conditions(&findings, tick.wall);
-        self.tell_events(tick.wall);
         self.has_changed(&findings, tick.wall)
     }
 
@@ -641,6 +640,8 @@ impl State {
         let has_changed = told != self.told;
         if has_changed {
             self.told = told;
+            // What they tell of is part of it.
+            self.tell_events(wall);
             self.generation += 1;
             self.changed_at = wall;
         }
