@@ -10,20 +10,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use nap_model::monitor::Space;
-use nap_model::plan::AbsPath;
+use nap_model::plan::{AbsPath, CONTAINERD_DIRECTORY};
 use nix::sys::stat::fstat;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::chain;
-use crate::grpc::{self, Value, text_field};
+use crate::grpc::{self, Value, message_field, text_field};
 use crate::root::{FileError, Root};
-use crate::watch::space;
+use crate::watch::{CONTAINERD_CONFIG, CONTAINERD_SOCKET, space};
 
 const JOURNALS: &str = "/var/log/journal";
-const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
-const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
-const CONTAINERD_ROOT: &str = "/var/lib/containerd";
 
 /// Share of a file system that should be free, in bytes and in inodes: well below where its fault ends.
 const FREE: f64 = 0.10;
@@ -126,7 +123,7 @@ fn containerd_root(root: &Root) -> String {
     let config = containerd_config(root);
     config
         .and_then(|config| Some(config.get("root")?.as_str()?.to_owned()))
-        .unwrap_or_else(|| CONTAINERD_ROOT.to_owned())
+        .unwrap_or_else(|| CONTAINERD_DIRECTORY.to_owned())
 }
 
 fn containerd_config(root: &Root) -> Option<toml::Table> {
@@ -161,8 +158,7 @@ async fn prune(root: &Root, is_enough: impl Fn() -> bool) -> Result<Vec<String>,
             break;
         }
         // RemoveImageRequest{image: 1 ImageSpec{image: 1}}
-        let spec = text_field(1, &image.id);
-        let message = text_field(1, &String::from_utf8_lossy(&spec));
+        let message = message_field(1, &text_field(1, &image.id));
         ask(&socket, "ImageService/RemoveImage", &message).await?;
         let name = image.names.first().unwrap_or(&image.id).clone();
         info!(image = name, mib = image.bytes >> 20, "removed");
@@ -259,10 +255,8 @@ mod tests {
         Image { id: id.to_owned(), names: vec![name.to_owned()], bytes: 300, is_pinned }
     }
 
-    /// A message as a field of another.
     fn message(number: u8, fields: &[Vec<u8>]) -> Vec<u8> {
-        let body = fields.concat();
-        [vec![number << 3 | 2, u8::try_from(body.len()).unwrap()], body].concat()
+        message_field(number, &fields.concat())
     }
 
     #[test]

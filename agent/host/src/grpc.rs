@@ -97,14 +97,19 @@ fn messages(mut body: Bytes) -> Option<Vec<Bytes>> {
 
 /// A text as a field of a protobuf message.
 pub(crate) fn text_field(number: u8, text: &str) -> Vec<u8> {
+    message_field(number, text.as_bytes())
+}
+
+/// A message as a field of another.
+pub(crate) fn message_field(number: u8, message: &[u8]) -> Vec<u8> {
     let mut field = vec![number << 3 | 2];
-    let mut length = text.len();
+    let mut length = message.len();
     while length >= 0x80 {
         field.push(u8::try_from(length & 0x7f).expect("seven bits") | 0x80);
         length >>= 7;
     }
     field.push(u8::try_from(length).expect("seven bits"));
-    field.extend(text.as_bytes());
+    field.extend(message);
     field
 }
 

@@ -43,12 +43,12 @@ use proc::StuckTasks;
 use unit_changes::UnitChanges;
 
 /// containerd's socket.
-const SOCKET: &str = "/run/containerd/containerd.sock";
+pub(crate) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// What kubelet runs with.
 const KUBELET_CONFIG: &str = "/etc/default/kubeletconfig.json";
 /// What containerd runs with.
-const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
+pub(crate) const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
 const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
 
 /// Whose units are followed, and how often each is looked at when systemd says nothing.
@@ -372,7 +372,7 @@ impl Watch {
             seen.units.insert(name.to_owned(), status.as_ref().map(services::unit_seen).map_err(Clone::clone));
         }
         let Some(port) = self.known.as_ref().map(|known| known.healthz_port) else { return };
-        let socket = self.root.outside(SOCKET);
+        let socket = self.root.outside(CONTAINERD_SOCKET);
         let of_conditions = socket.clone();
         let is_strained = Seen { now: seen, history: &History::default() }.is_strained();
         seen.kubelet = self.kubelet.take(services::kubelet(port, is_strained)).await;
@@ -380,7 +380,7 @@ impl Watch {
         let ask = async move { services::runtime_conditions(&of_conditions).await.ok() }; // Version says that it does not answer
         seen.runtime_conditions = self.conditions.take(ask).await.flatten();
         if streams {
-            let (socket, containerd) = (self.root.outside(SNAPSHOTTER_SOCKET), self.root.outside(SOCKET));
+            let (socket, containerd) = (self.root.outside(SNAPSHOTTER_SOCKET), self.root.outside(CONTAINERD_SOCKET));
             let look = async move { snapshotter::look(&socket, &containerd).await };
             if let Some((answer, images)) = self.snapshotter.take(look).await {
                 (seen.snapshotter, seen.images) = (Some(answer), images);
