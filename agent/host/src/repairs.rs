@@ -33,6 +33,9 @@ const RESERVED_BYTES: i64 = 64 * 1024;
 const WAIT_FOR_OTHERS: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// How long a process may take to take a signal.
+const TAKEN_WITHIN: Duration = Duration::from_secs(2);
+
 /// Every attempt in the journal, each as it was last written; the oldest first. What a crash cut is left out.
 ///
 /// # Errors
@@ -170,7 +173,7 @@ impl Ready {
         match (self, act) {
             (Ready::Alone { units, alone: _alone }, Act::Restart(unit)) => revive(&units, unit, limit).await,
             (Ready::Alone { units, alone: _alone }, Act::DumpStacksAndRestart(unit)) => {
-                dump_stacks(&units, unit).await;
+                dump_stacks(root, &units, unit).await;
                 revive(&units, unit, limit).await
             }
             (Ready::Alone { units, alone: _alone }, Act::Reboot) => {
@@ -194,13 +197,39 @@ async fn revive(units: &Units, unit: &str, limit: Duration) -> Result<(), String
     units.revive(unit, limit).await.map_err(|error| chain(&error))
 }
 
-/// A Go program's handler writes them before the one of the SIGTERM that follows: one queue, in order. A process that is stopped does
-/// both when systemd lets it go on. Source: handleSignals and dumpStacks in cmd/containerd of containerd.
-async fn dump_stacks(units: &Units, unit: &str) {
-    match units.signal_main(unit, Signal::SIGUSR1).await {
-        Ok(()) => info!(unit, "told to write its stacks to its log"),
+/// A Go program's handler writes them, and ends it at the SIGTERM that follows: in the order in which its threads caught the two. Of a process
+/// that was stopped, two threads catch both at once when it goes on, so the second may only follow when the first was caught.
+/// Source: handleSignals and dumpStacks in cmd/containerd of containerd.
+async fn dump_stacks(root: &Root, units: &Units, unit: &str) {
+    let told = async {
+        units.signal_main(unit, Signal::SIGUSR1).await?;
+        units.signal_main(unit, Signal::SIGCONT).await?;
+        units.status(unit).await
+    };
+    match told.await {
+        Ok(status) if is_taken(root, status.main_pid, Signal::SIGUSR1).await => {
+            info!(unit, "told to write its stacks to its log");
+        }
+        Ok(_) => warn!(unit, within_s = TAKEN_WITHIN.as_secs(), "takes no signal; restarting it without its stacks"),
         Err(error) => warn!(unit, error = chain(&error), "no stacks; restarting it without"),
     }
+}
+
+/// Waits until a process has taken a signal that it was sent, or has ended.
+async fn is_taken(root: &Root, process: u32, signal: Signal) -> bool {
+    let taken = async {
+        while is_pending(root, process, signal) {
+            sleep(LOOK_EVERY).await;
+        }
+    };
+    timeout(TAKEN_WITHIN, taken).await.is_ok()
+}
+
+/// Whether a signal waits for any thread of a process. Source: `ShdPnd` in proc_pid_status(5).
+fn is_pending(root: &Root, process: u32, signal: Signal) -> bool {
+    let status = root.read_text(&format!("/proc/{process}/status")).ok().flatten().unwrap_or_default(); // it has ended
+    let pending = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("ShdPnd:")?.trim(), 16).ok());
+    pending.is_some_and(|pending| pending & (1 << (signal as i32 - 1)) != 0)
 }
 
 #[cfg(test)]
@@ -276,6 +305,22 @@ mod tests {
         shorten_journal(&root).unwrap();
         let ids: Vec<_> = read_journal(&root).unwrap().iter().map(|attempt| attempt.id).collect();
         assert_eq!(ids, (1101..=1200).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn a_signal_is_waited_for_until_it_is_taken() {
+        let root = Root::open(std::path::Path::new("/")).unwrap();
+        let mut sleeper = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let (id, pid) = (sleeper.id(), nix::unistd::Pid::from_raw(sleeper.id().cast_signed()));
+        nix::sys::signal::kill(pid, Signal::SIGSTOP).unwrap();
+        nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WUNTRACED)).unwrap();
+        nix::sys::signal::kill(pid, Signal::SIGUSR1).unwrap();
+        assert!(is_pending(&root, id, Signal::SIGUSR1) && !is_pending(&root, id, Signal::SIGTERM));
+        assert!(!is_taken(&root, id, Signal::SIGUSR1).await);
+        nix::sys::signal::kill(pid, Signal::SIGCONT).unwrap();
+        assert!(is_taken(&root, id, Signal::SIGUSR1).await);
+        let ended = sleeper.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(Signal::SIGUSR1 as i32));
     }
 
     #[tokio::test]
