@@ -37,7 +37,7 @@ const TOOLS: &[(&str, &[&str])] = &[
     (os::MKFS_XFS, &[]),
     ("/usr/sbin/modprobe", &[]),
     ("/usr/sbin/nvme", &[]),
-    ("/var/lib/kubelet/credential-provider/acr-credential-provider", &[]),
+    (os::CREDENTIAL_PROVIDER, &["--version"]),
 ];
 
 /// Units whose state an image is judged by.

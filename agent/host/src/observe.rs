@@ -12,12 +12,12 @@ use jiff::Timestamp;
 use nap_model::facts::{Certificate, Dmi, Facts, Os, Programs};
 use nap_model::image::{INVENTORY, Image};
 use nap_model::kubernetes::KubernetesVersion;
-use nap_model::os::Distribution;
-use nap_model::plan::CLIENT_CERTIFICATE;
+use nap_model::os::{CREDENTIAL_PROVIDER, Distribution};
+use nap_model::plan::{AbsPath, CLIENT_CERTIFICATE};
 use tracing::{debug, warn};
 
-use crate::cmd::Cmd;
-use crate::root::{FileError, Root};
+use crate::cmd::{Cmd, CmdError};
+use crate::root::{FileError, Kind, Root};
 use crate::{chain, persist};
 
 pub(crate) use disks::{content as disk_content, open as open_disk};
@@ -27,6 +27,9 @@ pub use streaming::streaming;
 
 /// A cold Go program of 100 MB takes seconds to print its version.
 const VERSION_LIMIT: Duration = Duration::from_secs(30);
+
+/// kubelet gives it a minute for a pull; one that needs as long to start is of no use, and nobody waits for it at boot.
+const PROVIDER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Observes everything but IMDS.
 ///
@@ -50,6 +53,7 @@ pub async fn observe(root: &Root) -> Result<Facts, FileError> {
         nics: or_default("network interfaces", hardware::nics(root)),
         gpu: or_default("GPU", hardware::gpu(root)),
         present: present(root)?,
+        credential_provider_failure: credential_provider_failure(root, image.as_ref()).await?,
         programs: programs(root, &os, image.as_ref()).await,
         image,
         primary_address: primary_address(),
@@ -162,6 +166,25 @@ async fn programs(root: &Root, os: &Os, image: Option<&Image>) -> Programs {
     };
     let (kubelet, containerd) = tokio::join!(ask(known.kubelet, os.kubelet), ask(known.containerd, os.containerd));
     Programs { kubelet, containerd }
+}
+
+/// Why the credential provider that is there gives no credentials: kubelet exits when it cannot find it, and pulls fail when it cannot
+/// start it. One that told the image's builder its version is not started again.
+async fn credential_provider_failure(root: &Root, image: Option<&Image>) -> Result<Option<String>, FileError> {
+    let Some(entry) = root.target(&AbsPath::literal(CREDENTIAL_PROVIDER))? else { return Ok(None) };
+    if entry.kind != Kind::File || entry.mode & 0o111 == 0 {
+        return Ok(Some(format!("{CREDENTIAL_PROVIDER} is nothing that can be run")));
+    }
+    let tools = image.and_then(|image| image.tools.as_ref());
+    if tools.and_then(|tools| tools.get(CREDENTIAL_PROVIDER)).is_some_and(|version| !version.is_empty()) {
+        return Ok(None);
+    }
+    let asked = Cmd::new(root.outside(CREDENTIAL_PROVIDER), &["--version"], PROVIDER_LIMIT).output().await;
+    Ok(match asked {
+        // The oldest ones know no such flag, and say so.
+        Err(CmdError::Failed { status, .. }) if status.code() == Some(1) => None,
+        answer => answer.err().map(|error| chain(&error)),
+    })
 }
 
 /// Starts a program to ask for its version: the fallback for images without an inventory.

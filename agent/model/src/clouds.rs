@@ -143,6 +143,7 @@ mod tests {
             let line = [
                 "kubernetes.azure.com/",
                 "kubelet.config.k8s.io/",
+                "credentialprovider.kubelet.k8s.io/",
                 "https://{",
                 "https://[",
                 "below kubernetes.io and k8s.io",

@@ -1,8 +1,10 @@
 //! The whole boot by the real binary below a scratch root.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use nap_e2e::node::{NAME, Node, api_options, text};
+use nap_model::os::CREDENTIAL_PROVIDER;
 use pretend_azure::Fault;
 use serde_json::{Value, json};
 
@@ -48,6 +50,28 @@ async fn a_node_boots_registers_and_a_second_boot_changes_nothing_that_is_true()
     assert_eq!(changed, wanted.map(|(step, event)| (step.to_owned(), event.to_owned())));
     assert_eq!(node.api.nodes()[0].metadata.uid, uid, "the node is the same");
     assert_eq!(node.api.csrs().len(), 1, "and has kept its certificate");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubelet_is_told_of_a_credential_provider_that_runs_and_of_no_other() {
+    let mut node = Node::new(api_options()).await;
+    let mut document = node.bootstrap();
+    document["registries"] = json!({"dnsSuffix": ".azurecr.example"});
+    node.hand_over(document.to_string().as_bytes());
+    let broken = "this is no program";
+    let programs = [("#!/bin/sh\necho v1.34.0\n", None), (broken, Some("Exec format error"))];
+    for ((program, failure), boot) in programs.into_iter().zip(2..) {
+        node.root.write(CREDENTIAL_PROVIDER, program);
+        std::fs::set_permissions(node.path(CREDENTIAL_PROVIDER), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let booted = node.agent(&["boot"]).await;
+        assert_eq!(booted.status.code(), Some(0), "{}", text(&booted));
+        let flags = node.root.read("/etc/default/kubelet");
+        assert_eq!(flags.contains("--image-credential-provider-config="), failure.is_none(), "{flags}");
+        let notes = node.report()["Notes"].to_string();
+        assert_eq!(notes.contains("CredentialProviderUnavailable"), failure.is_some(), "{notes}");
+        assert!(notes.contains(failure.unwrap_or_default()), "{notes}");
+        node.reboot(boot);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

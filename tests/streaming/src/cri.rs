@@ -68,6 +68,8 @@ struct SecurityContext {
 
 #[derive(Clone, PartialEq, Message)]
 struct LinuxSandbox {
+    #[prost(string, tag = "1")]
+    cgroup_parent: String,
     #[prost(message, optional, tag = "2")]
     security_context: Option<SecurityContext>,
 }
@@ -112,6 +114,9 @@ struct CreateContainer {
 
 /// `NamespaceMode.NODE`: no plugin has to make a network.
 const NODE: i32 = 2;
+
+/// Where the pods' processes are: the systemd driver takes only slices, as kubelet's are.
+const SLICE: &str = "kubepods.slice";
 
 /// One who calls.
 #[derive(Debug, Clone)]
@@ -209,5 +214,6 @@ fn of_image(image: &str) -> OfImage {
 fn sandbox(name: &str) -> Sandbox {
     let metadata = SandboxMetadata { name: name.to_owned(), uid: format!("uid-{name}"), namespace: "test".to_owned() };
     let context = SecurityContext { namespace_options: Some(NamespaceOption { network: NODE }) };
-    Sandbox { metadata: Some(metadata), linux: Some(LinuxSandbox { security_context: Some(context) }) }
+    let linux = LinuxSandbox { cgroup_parent: SLICE.to_owned(), security_context: Some(context) };
+    Sandbox { metadata: Some(metadata), linux: Some(linux) }
 }

@@ -14,7 +14,6 @@ const COUNT: Shape = Integer(0, i32::MAX as i64);
 const NO_DOWNLOAD: &str = "nothing is downloaded at boot; the image brings it";
 const UNUSED: &str = "nothing reads it at its owner's either";
 const MANAGED_GPU: &str = "managed GPU nodes (MIG, DCGM, DRA) come in a later version";
-const CREDENTIAL_PROVIDER: &str = "image pulls with the identity of a service account come in a later version";
 const HOSTS_PLUGIN: &str = "the hosts cache of LocalDNS comes in a later version";
 const CLIENT_CERTIFICATE: &str = "kubelet gets its client certificate with the bootstrap token";
 
@@ -307,9 +306,8 @@ const CUSTOM_CLOUD: &[Field] = &[
     field(
         "container_registry_dns_suffix",
         TextThat("a DNS suffix such as .azurecr.example", rules::is_suffix),
-        "Registry suffix of a custom cloud.",
-    )
-    .ignored("it is the credential provider's, which a later version configures"),
+        "What the names of a custom cloud's registries end with.",
+    ),
 ];
 
 const REALM: &str = "nap-agent joins no realm: that takes packages installed at boot";
@@ -380,8 +378,16 @@ const HEALTH_CHECK: &[Field] = &[
 ];
 
 const IMAGE_PULL: &[Field] = &[
-    field("enabled", Bool, "Whether it is on.").ignored(CREDENTIAL_PROVIDER),
-    field("default_client_id", Text, "Client id.").ignored(CREDENTIAL_PROVIDER),
-    field("default_tenant_id", Text, "Tenant.").ignored(CREDENTIAL_PROVIDER),
-    field("local_authority_sni", Text, "Name of the token server.").ignored(CREDENTIAL_PROVIDER),
+    field("enabled", Bool, "Whether it is on."),
+    field(
+        "default_client_id",
+        TextThat("a client id", rules::is_flag_value),
+        "Client id of the identity of accounts that name none.",
+    ),
+    field("default_tenant_id", TextThat("a tenant id", rules::is_flag_value), "Tenant of that identity."),
+    field(
+        "local_authority_sni",
+        TextThat("a host name", rules::is_domain),
+        "Name of the cluster's own token authority.",
+    ),
 ];

@@ -6,7 +6,9 @@ use serde_json::{Map, Value};
 
 use super::document::Checked;
 use super::local_dns::{self, LocalDns, Zone};
-use super::machine::{Gpu, HugePages, Network, OperatingSystem, Proxy, Registries, SecondaryNics, Ssh, Ulimits};
+use super::machine::{
+    Gpu, HugePages, Network, OperatingSystem, Proxy, Registries, SecondaryNics, ServiceAccountPulls, Ssh, Ulimits,
+};
 use super::problem::{Findings, entry, quoted};
 use super::rules;
 use super::storage::Storage;
@@ -115,12 +117,32 @@ pub(super) fn storage(checked: Checked<'_>) -> Storage {
 }
 
 /// Where images come from.
-pub(super) fn registries(checked: Checked<'_>) -> Registries {
+pub(super) fn registries(checked: Checked<'_>, findings: &mut Findings) -> Registries {
     Registries {
+        dns_suffix: checked.text("custom_cloud_config.container_registry_dns_suffix").map(str::to_owned),
+        service_account_pulls: service_account_pulls(checked, findings),
         bootstrap: checked.text("bootstrap_profile_container_registry_server").map(str::to_owned),
         mirrors: Vec::new(),
         streaming: checked.flag("enable_artifact_streaming") == Some(true),
     }
+}
+
+fn service_account_pulls(checked: Checked<'_>, findings: &mut Findings) -> Option<ServiceAccountPulls> {
+    let of_profile = |name: &str| format!("service_account_image_pull_profile.{name}");
+    if checked.flag(&of_profile("enabled")) != Some(true) {
+        return None;
+    }
+    let text = |name: &str| checked.text(&of_profile(name)).map(str::to_owned);
+    let local_authority = text("local_authority_sni");
+    if local_authority.is_none() {
+        let why = "absent, so nobody would take a service account's token; images are pulled as the node";
+        findings.warn(&of_profile("local_authority_sni"), why);
+    }
+    Some(ServiceAccountPulls {
+        local_authority: local_authority?,
+        client_id: text("default_client_id"),
+        tenant_id: text("default_tenant_id"),
+    })
 }
 
 /// LocalDNS; nothing when disabled.

@@ -67,7 +67,7 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         local_dns: aks_machine::local_dns(checked, findings),
         gpu: aks_machine::gpu(checked),
         storage: aks_machine::storage(checked),
-        registries: aks_machine::registries(checked),
+        registries: aks_machine::registries(checked, findings),
         kubelet,
         cloud: cloud(checked, findings),
         boot: boot(checked, findings),

@@ -13,7 +13,7 @@ use super::shape::{Field, Shape};
 use super::tests::{aks_node_config, decoded, node_bootstrap};
 use super::{aks_node_config, node_bootstrap, problem};
 use crate::facts::{Facts, Gpu, Instance, Trust};
-use crate::os::{DEVICE_PLUGIN_UNIT, Distribution, NVIDIA_RUNTIME};
+use crate::os::{CREDENTIAL_PROVIDER, DEVICE_PLUGIN_UNIT, Distribution, NVIDIA_RUNTIME};
 use crate::plan::{Want, plan};
 
 /// Parts of the configuration that no step shows, because the boot itself reads them.
@@ -122,6 +122,12 @@ fn neighbours() -> Vec<(&'static str, &'static str, Value)> {
             "registries.mirrors",
             "registries.mirrors",
             json!([{"registry": "other.example", "endpoints": ["http://other.example"]}]),
+        ),
+        ("registries.serviceAccountPulls.", "registries.serviceAccountPulls", json!({"localAuthority": "a.example"})),
+        (
+            "service_account_image_pull_profile.",
+            "service_account_image_pull_profile",
+            json!({"enabled": true, "local_authority_sni": "a.example"}),
         ),
         ("is_kata", "enable_artifact_streaming", json!(true)),
         ("custom_linux_os_config.", "kubelet_config.kubelet_flags.--fail-swap-on", json!("false")),
@@ -259,7 +265,7 @@ fn facts() -> Facts {
     facts.trust = Trust::default();
     facts.streaming = Distribution::named("ubuntu-24.04").unwrap().typical_facts().streaming;
     facts.gpu = Some(Gpu { devices: 1, module: Some("1.2".into()), library: Some("1.2".into()) });
-    facts.present.extend([NVIDIA_RUNTIME, DEVICE_PLUGIN_UNIT].map(str::to_owned));
+    facts.present.extend([CREDENTIAL_PROVIDER, NVIDIA_RUNTIME, DEVICE_PLUGIN_UNIT].map(str::to_owned));
     facts.instance = facts.instance.map(|instance| Instance { vtpm: None, ..instance });
     facts
 }

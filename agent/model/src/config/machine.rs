@@ -166,6 +166,21 @@ pub struct Registries {
     pub bootstrap: Option<String>,
     /// Mirrors that the user names, in order.
     pub mirrors: Vec<Mirror>,
+    /// What the names of a custom cloud's registries end with.
+    pub dns_suffix: Option<String>,
+    /// How pods pull by their own service accounts; absent when they pull as the node.
+    pub service_account_pulls: Option<ServiceAccountPulls>,
     /// Whether images are streamed where their registry has them in that form.
     pub streaming: bool,
+}
+
+/// Image pulls by the pod's service account, through AKS' identity bindings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServiceAccountPulls {
+    /// Name (SNI) of the cluster's own token authority.
+    pub local_authority: String,
+    /// Client id of the identity of accounts that name none.
+    pub client_id: Option<String>,
+    /// Its tenant.
+    pub tenant_id: Option<String>,
 }

@@ -32,8 +32,8 @@ use serde_json::{Value, json};
 use carrier::{Carrier, CarrierError, Document, Format};
 pub use local_dns::{Forward, ForwardPolicy, HEALTH_ZONE, LocalDns, Protocol, ServeStale, Zone};
 pub use machine::{
-    Claims, Gpu, HugePages, ImageFamily, Mirror, Network, OperatingSystem, Proxy, Registries, SecondaryNics, Ssh,
-    Ulimits,
+    Claims, Gpu, HugePages, ImageFamily, Mirror, Network, OperatingSystem, Proxy, Registries, SecondaryNics,
+    ServiceAccountPulls, Ssh, Ulimits,
 };
 pub use node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
 use problem::Findings;

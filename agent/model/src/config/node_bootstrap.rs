@@ -8,7 +8,9 @@ use serde_json::{Map, Value};
 
 use super::carrier::Format;
 use super::document::Checked;
-use super::machine::{Mirror, Network, OperatingSystem, Proxy, Registries, SecondaryNics, Ssh, Ulimits};
+use super::machine::{
+    Mirror, Network, OperatingSystem, Proxy, Registries, SecondaryNics, ServiceAccountPulls, Ssh, Ulimits,
+};
 use super::node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
 use super::problem::{Findings, quoted};
 use super::rules;
@@ -178,9 +180,28 @@ const REGISTRIES: &[Field] = &[
     field(
         "dnsSuffix",
         TextThat("a DNS suffix such as .azurecr.example", rules::is_suffix),
-        "Registry suffix of a custom cloud.",
+        "What the names of a custom cloud's registries end with.",
+    ),
+    field(
+        "serviceAccountPulls",
+        Object(SERVICE_ACCOUNT_PULLS),
+        "Image pulls by the pod's service account (identity bindings).",
+    ),
+];
+
+const SERVICE_ACCOUNT_PULLS: &[Field] = &[
+    field(
+        "localAuthority",
+        TextThat("a host name", rules::is_domain),
+        "Name (SNI) of the cluster's own token authority.",
     )
-    .ignored("it is the credential provider's, which a later version configures"),
+    .required(),
+    field(
+        "defaultClientID",
+        TextThat("a client id", rules::is_flag_value),
+        "Client id of the identity of accounts that name none.",
+    ),
+    field("defaultTenantID", TextThat("a tenant id", rules::is_flag_value), "Tenant of that identity."),
 ];
 
 const MIRROR: &[Field] = &[
@@ -284,11 +305,22 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         registries: Registries {
             bootstrap: checked.text("registries.bootstrap").map(str::to_owned),
             mirrors: mirrors(checked, findings),
+            dns_suffix: checked.text("registries.dnsSuffix").map(str::to_owned),
+            service_account_pulls: service_account_pulls(checked),
             streaming: checked.flag("nodeClass.artifactStreaming.enabled") == Some(true),
         },
         cloud: cloud(checked),
         boot: boot(checked),
         cluster: cluster?,
+    })
+}
+
+fn service_account_pulls(checked: Checked<'_>) -> Option<ServiceAccountPulls> {
+    let text = |name: &str| checked.text(&format!("registries.serviceAccountPulls.{name}")).map(str::to_owned);
+    Some(ServiceAccountPulls {
+        local_authority: text("localAuthority")?,
+        client_id: text("defaultClientID"),
+        tenant_id: text("defaultTenantID"),
     })
 }
 

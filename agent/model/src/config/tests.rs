@@ -222,7 +222,10 @@ fn an_aks_node_config_asks_of_the_machine_what_a_node_bootstrap_asks() {
     ours["network"]["dualStack"] = json!(true);
     ours["network"]["restrictIMDS"] = json!(true);
     ours["proxy"] = json!({"http": "http://u:p@proxy:1", "noProxy": ["a", "b"], "caCertificate": authority()});
-    ours["registries"] = json!({"bootstrap": "x.azurecr.io", "dnsSuffix": ".azurecr.example"});
+    ours["registries"] = json!({
+        "bootstrap": "x.azurecr.io", "dnsSuffix": ".azurecr.example",
+        "serviceAccountPulls": {"localAuthority": "sni.example", "defaultClientID": "c", "defaultTenantID": "t"},
+    });
     ours["cloud"]["environmentDocument"] = json!({"name": "akscustom"});
     let mut theirs = aks_node_config();
     for (name, value) in [
@@ -238,6 +241,10 @@ fn an_aks_node_config_asks_of_the_machine_what_a_node_bootstrap_asks() {
         ("local_dns_profile", json!({"enable_local_dns": true})),
         ("gpu_config", json!({})),
         ("bootstrap_profile_container_registry_server", json!("x.azurecr.io")),
+        (
+            "service_account_image_pull_profile",
+            json!({"enabled": true, "local_authority_sni": "sni.example", "default_client_id": "c", "default_tenant_id": "t"}),
+        ),
         (
             "http_proxy_config",
             json!({"http_proxy": "http://u:p@proxy:1", "https_proxy": "", "no_proxy_entries": ["a", "b"], "proxy_trusted_ca": authority()}),

@@ -83,6 +83,9 @@ pub struct Facts {
     /// Why secure TLS bootstrapping gave no certificate in this boot; absent when it did or was not tried.
     #[serde(default)]
     pub secure_tls_failure: Option<String>,
+    /// Why [`crate::os::CREDENTIAL_PROVIDER`] gives no credentials; absent when it runs, or when the image has none.
+    #[serde(default)]
+    pub credential_provider_failure: Option<String>,
     /// What artifact streaming needs of the machine; absent when nobody asked for it.
     #[serde(default)]
     pub streaming: Option<Streaming>,

@@ -167,6 +167,8 @@ pub const NFT: &str = "/usr/sbin/nft";
 pub const COREDNS: &str = "/opt/azure/containers/localdns/binary/coredns";
 /// The client that gets a node's certificate by its attested identity. Source: AgentBaker, `secure-tls-bootstrap.service`.
 pub const SECURE_TLS_BOOTSTRAP_CLIENT: &str = "/opt/bin/aks-secure-tls-bootstrap-client";
+/// Gives kubelet credentials for Azure container registries. Source: AgentBaker, `installCredentialProvider`.
+pub const CREDENTIAL_PROVIDER: &str = "/var/lib/kubelet/credential-provider/acr-credential-provider";
 /// Serves the block devices of streamed images. It must run on while containers read from them.
 pub const STREAMING_DEVICES: &str = "overlaybd-tcmu.service";
 /// containerd's snapshotter for streamed images, which serves ordinary ones, too.
@@ -200,6 +202,7 @@ pub const OPTIONAL_FILES: &[&str] = &[
     NFT,
     COREDNS,
     SECURE_TLS_BOOTSTRAP_CLIENT,
+    CREDENTIAL_PROVIDER,
     NVIDIA_RUNTIME,
     FABRIC_MANAGER_UNIT,
     DEVICE_PLUGIN_UNIT,

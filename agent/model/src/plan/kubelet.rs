@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value, json};
 
+use super::credential_provider::CredentialProvider;
 use super::credentials::{self, BOOTSTRAP_KUBECONFIG, CA, KUBECONFIG, KUBELET_KEYS};
 use super::local_dns::LocalDns;
 use super::resource::{AbsPath, Content, Digest, Readiness, Step, Want, directory, public_file};
@@ -48,6 +49,7 @@ pub(super) struct Kubelet {
     config: Map<String, Value>,
     flags: Vec<String>,
     labels: String,
+    credential_provider: CredentialProvider,
     /// Variable that names the cloud's endpoints, with its line's end; empty for a cloud that everybody knows.
     cloud: String,
     /// The names of a serving certificate that the node makes itself; nothing where somebody else sees to it.
@@ -69,8 +71,12 @@ impl Kubelet {
         if (version.major, version.minor) != (wanted.major, wanted.minor) {
             notes.push(format!("the image has kubelet {version}, the cluster wants {wanted}"));
         }
-        let accepted = kubelet_gates::accept(&config.kubelet, config.format, version)?;
+        let mut accepted = kubelet_gates::accept(&config.kubelet, config.format, version)?;
         notes.extend(accepted.notes);
+        let credential_provider = CredentialProvider::new(config, facts, version, &mut accepted.flags);
+        notes.extend(credential_provider.notes.iter().cloned());
+        let given = credential_provider.flags().map(|(flag, value)| (flag.to_owned(), value));
+        accepted.flags.extend(given);
         let fields = configuration(config, os, &accepted.fields, local_dns);
         let serving_names = serves_by_our_certificate(&fields).then(|| names(config, facts)).transpose()?;
         Ok(Self {
@@ -78,6 +84,7 @@ impl Kubelet {
             version,
             reads: [&[credentials::ca(config)], shared].concat(),
             config: fields,
+            credential_provider,
             serving_names,
             flags: flags(config, facts, &accepted.flags, local_dns, &mut notes)?,
             labels: labels(config, local_dns, streaming),
@@ -98,6 +105,7 @@ impl Kubelet {
             Step::new("kubelet.environment", "what only a flag can say", private_file(ENVIRONMENT, environment)),
             unit_file(self.os),
         ];
+        steps.extend(self.credential_provider.file());
         steps.extend(self.serving_names.clone().map(|names| {
             let (certificate, key) = (AbsPath::literal(SERVING_CERTIFICATE), AbsPath::literal(SERVING_KEY));
             let why = "who talks to kubelet can tell by which name or address";

@@ -24,8 +24,6 @@ const IDLE_FIELDS: &[(&str, u32)] = &[("streamingConnectionIdleTimeout", 34)];
 const WITHOUT_FILE: &[(&str, &str, &str)] = &[
     ("tls-cert-file", "tlsCertFile", "the node makes its own serving certificate"),
     ("tls-private-key-file", "tlsPrivateKeyFile", "the node makes its own serving certificate"),
-    ("image-credential-provider-config", "", "this version does not configure the credential provider"),
-    ("image-credential-provider-bin-dir", "", "this version does not configure the credential provider"),
 ];
 
 /// The gate without which a kubelet before 1.36 refuses a CPU quota period other than 100ms. Since then it is open by itself, and naming

@@ -7,6 +7,7 @@ mod claims;
 mod cloud;
 mod cni;
 mod containerd;
+mod credential_provider;
 mod credentials;
 mod diff;
 pub(crate) mod disks;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -131,13 +132,30 @@ fn knows_gate(gate: &str, minor: u32) -> bool {
 }
 
 fn check_credential_provider(root: &Root, flags: &Flags) -> anyhow::Result<()> {
-    if let Some(path) = flags.get("image-credential-provider-config") {
-        std::fs::read(root.at(path)).with_context(|| {
-            format!("unable to read external registry credential provider configuration from {path:?}")
-        })?;
-    }
-    if let Some(path) = flags.get("image-credential-provider-bin-dir") {
-        ensure!(root.at(path).is_dir(), "plugin binary directory {path} did not exist");
+    let path = "image-credential-provider-config";
+    let (config, directory) = match (flags.get(path), flags.get("image-credential-provider-bin-dir")) {
+        (None, None) => return Ok(()),
+        (Some(config), Some(directory)) => (config, directory),
+        _ => bail!(
+            "image-credential-provider-config and image-credential-provider-bin-dir are given together or not at all"
+        ),
+    };
+    let text = std::fs::read(root.at(config)).with_context(|| {
+        format!("unable to read external registry credential provider configuration from {config:?}")
+    })?;
+    ensure!(root.at(directory).is_dir(), "plugin binary directory {directory} did not exist");
+    let config: Value =
+        serde_json::from_slice(&text).context("error decoding the credential provider configuration")?;
+    let providers = config["providers"].as_array().filter(|providers| !providers.is_empty());
+    for provider in providers.context("at least 1 item in plugins is required")? {
+        let name = provider["name"].as_str().context("name is required")?;
+        let program = std::fs::metadata(root.at(format!("{directory}/{name}")));
+        let can_run = program.is_ok_and(|program| program.is_file() && program.permissions().mode() & 0o111 != 0);
+        ensure!(can_run, "plugin binary executable {directory}/{name} did not exist");
+        ensure!(provider["matchImages"].as_array().is_some_and(|images| !images.is_empty()), "matchImages is required");
+        ensure!(provider["defaultCacheDuration"].is_string(), "defaultCacheDuration is required");
+        let tokens = &provider["tokenAttributes"];
+        ensure!(tokens.is_null() || tokens["cacheType"].is_string(), "tokenAttributes.cacheType is required");
     }
     Ok(())
 }
