@@ -159,8 +159,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: LocalDnsAction,
     },
-    /// Artifact streaming; containerd.service calls this
-    #[command(hide = true)]
+    /// Artifact streaming: leave it until the machine's next boot
     Streaming {
         /// What to do
         #[command(subcommand)]
@@ -227,11 +226,15 @@ pub(crate) enum LocalDnsAction {
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub(crate) enum StreamingAction {
     /// Wait until the snapshotter answers (ExecStartPre= of containerd)
+    #[command(hide = true)]
     Wait {
         /// Give up after this many seconds
         #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
         timeout: Duration,
     },
+    /// Have images pulled whole until the machine's next boot. The guard restarts containerd and kubelet for it within seconds, and has what was
+    /// streamed pulled again; pods go on
+    Leave,
 }
 
 impl Command {
@@ -242,7 +245,7 @@ impl Command {
             Command::Boot { dry_run: false }
                 | Command::Guard { .. }
                 | Command::LocalDns { .. }
-                | Command::Streaming { .. }
+                | Command::Streaming { action: StreamingAction::Wait { .. } }
         )
     }
 }

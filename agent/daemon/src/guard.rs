@@ -19,8 +19,8 @@ use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
 use nap_model::monitor::{CONTAINERD, KUBELET};
 use nap_model::plan::{
-    MIRROR_ANSWERS, MIRROR_PORT, Plan, Readiness, SNAPSHOTTER_ANSWERS, Stage, Step, Want, api_server_tag, disk_units,
-    keep, node_name,
+    MIRROR_ANSWERS, MIRROR_PORT, Plan, Readiness, SNAPSHOTTER_ANSWERS, Stage, Step, WHOLE_IMAGES, Want, api_server_tag,
+    disk_units, keep, node_name, whole_images,
 };
 use nap_model::report::{Failure, Reason};
 use tokio::time::{Instant, interval};
@@ -103,6 +103,8 @@ pub(crate) struct Guard<'a> {
     tag_at: Instant,
     /// How many looks in a row the streaming mirror has answered after it was silent.
     mirror_answered: u32,
+    /// On a node that has left streaming: no image lacks the layers that were streamed.
+    images_are_whole: bool,
     observe_only: bool,
 }
 
@@ -110,7 +112,8 @@ impl<'a> Guard<'a> {
     pub(crate) fn new(context: &'a Context, tail: &'a Tail, health: &'a Health, observe_only: bool) -> Self {
         let repairs = past_repairs(context);
         let (said, tag_at) = (String::new(), Instant::now());
-        Self { context, tail, health, config: None, repairs, said, tag_at, mirror_answered: 0, observe_only }
+        let (config, mirror_answered, images_are_whole) = (None, 0, false);
+        Self { context, tail, health, config, repairs, said, tag_at, mirror_answered, images_are_whole, observe_only }
     }
 
     /// Watches for ever.
@@ -201,14 +204,15 @@ impl<'a> Guard<'a> {
     }
 
     async fn put_back(&mut self) -> Result<State, Failure> {
-        let plan = self.plan().await?;
+        let (plan, whole_images) = self.plan().await?;
         let root = &self.context.root;
         let Comparison { differences: mut found, unknown } = compare(root, &plan).await;
         if let Some(unknown) = unknown.iter().find(|unknown| unknown.essential) {
             return Ok(State::Failed(format!("{}: {}", unknown.step, unknown.why)));
         }
         found.retain(|difference| !is_ill(&plan, difference));
-        if found.is_empty() {
+        let whole_images = whole_images.filter(|_| !self.images_are_whole && !self.observe_only);
+        if found.is_empty() && whole_images.is_none() {
             return Ok(State::InSync);
         }
         if self.observe_only {
@@ -219,12 +223,19 @@ impl<'a> Guard<'a> {
         for difference in &found {
             info!(step = difference.step, "drifted: {}", difference.summary);
         }
-        let (stages, left) =
+        let (mut stages, left) =
             self.allowed(plan, &found.iter().map(|difference| difference.step.as_str()).collect::<Vec<_>>()).await;
+        if let Some(stage) = whole_images {
+            let after = stages.iter().position(|stage| stage.name == "containerd").map_or(0, |at| at + 1);
+            stages.insert(after, stage);
+        }
         let repaired = match self.apply(&stages).await {
             Ok(repaired) => repaired,
             Err(message) => return Ok(State::Failed(message)),
         };
+        if found.is_empty() && repaired.is_empty() {
+            return Ok(State::InSync);
+        }
         Ok(match (left.is_empty(), repaired.is_empty()) {
             (false, _) => State::Left(left),
             (true, false) => State::Repaired(repaired),
@@ -232,9 +243,9 @@ impl<'a> Guard<'a> {
         })
     }
 
-    /// The boot's plan, with the time, the client certificate and the private API server's address of now. No program is started
-    /// for it.
-    async fn plan(&mut self) -> Result<Plan, Failure> {
+    /// The boot's plan, with the time, the client certificate and the private API server's address of now, and what follows a restart of
+    /// containerd. No program is started for it.
+    async fn plan(&mut self) -> Result<(Plan, Option<Stage>), Failure> {
         let config = match &self.config {
             Some(config) => config,
             None => {
@@ -253,7 +264,7 @@ impl<'a> Guard<'a> {
         if let Ok(name) = node_name(config, &facts) {
             self.health.is_named(name.as_str());
         }
-        keep(config, &facts)
+        Ok((keep(config, &facts)?, whole_images(config, &facts)))
     }
 
     /// The differing steps that may be put back, and why the others may not.
@@ -305,7 +316,7 @@ impl<'a> Guard<'a> {
         None
     }
 
-    async fn apply(&self, stages: &[Stage]) -> Result<Vec<String>, String> {
+    async fn apply(&mut self, stages: &[Stage]) -> Result<Vec<String>, String> {
         let root = &self.context.root;
         let boot_id = observe::boot_id(root).map_err(|error| chain(&error))?;
         let journal = Journal::open(root, &boot_id, RUN).map_err(|error| chain(&error))?;
@@ -314,6 +325,9 @@ impl<'a> Guard<'a> {
         let mut repaired = Vec::new();
         for stage in stages.iter().filter(|stage| !stage.steps.is_empty()) {
             let applied = executor.apply(stage).await.map_err(|error| chain(&error))?;
+            if stage.name == WHOLE_IMAGES {
+                self.images_are_whole = applied.degraded.is_empty();
+            }
             repaired.extend(applied.changed);
         }
         Ok(repaired)

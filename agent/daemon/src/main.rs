@@ -94,6 +94,7 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
         Command::LocalDns { action: LocalDnsAction::Run } => local_dns::run(&context.root).await,
         Command::LocalDns { action: LocalDnsAction::Clean } => local_dns::clean(&context.root).await,
         Command::Streaming { action: StreamingAction::Wait { timeout } } => streaming_wait(&context, timeout).await,
+        Command::Streaming { action: StreamingAction::Leave } => leave_streaming(&context, &mut out).await,
         Command::Status => show::status(&context, &mut out).await,
         Command::Repairs { observe_only } => show_repairs::show(&context, observe_only, &mut out),
         Command::Bundle { list: false } => {
@@ -172,6 +173,12 @@ async fn streaming_wait(context: &Context, limit: Duration) -> anyhow::Result<u8
             Ok(1)
         }
     }
+}
+
+async fn leave_streaming(context: &Context, out: &mut impl Write) -> anyhow::Result<u8> {
+    repairs::leave_streaming(&context.root).await?;
+    writeln!(out, "images are pulled whole until the next boot; `nap-agent status` shows when the guard has followed")?;
+    Ok(0)
 }
 
 async fn guard_until_told(guard: guard::Guard<'_>, interval: Duration) -> anyhow::Result<u8> {

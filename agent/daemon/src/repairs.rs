@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
 use nap_host::repairs::{self, NotBegun};
 use nap_host::root::Root;
 use nap_host::{bundle, chain, persist};
 use nap_model::monitor::Tick;
-use nap_model::repair::{Attempt, Hold, Policy, Proposal, Proposed, Risk};
+use nap_model::repair::{Act, Attempt, Hold, Policy, Proposal, Proposed, Risk};
 use nap_model::verdict::{Order, State};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -59,6 +60,16 @@ pub(crate) fn policy(root: &Root, observe_only: bool) -> Policy {
         Policy::observe_only()
     });
     policy.or_observe_only(observe_only)
+}
+
+/// The same as the repair [`Act::LeaveStreaming`], by somebody's own hand.
+pub(crate) async fn leave_streaming(root: &Root) -> anyhow::Result<()> {
+    let act = Act::LeaveStreaming;
+    let ready = match repairs::prepare(root, act).await {
+        Ok(ready) => ready,
+        Err(NotBegun::Refused(why) | NotBegun::CannotBegin(why)) => bail!("not now: {why}"),
+    };
+    ready.act(root, act, "", DISK_LIMIT).await.map_err(anyhow::Error::msg)
 }
 
 impl Repairer {

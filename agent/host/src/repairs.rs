@@ -17,7 +17,7 @@ use crate::alone::{self, Alone};
 use crate::chain;
 use crate::root::{FileError, Root};
 use crate::units::{UnitError, Units};
-use crate::{free_space, reboot};
+use crate::{free_space, observe, persist, reboot};
 
 /// Where the journal lies.
 pub const JOURNAL: &str = "/var/lib/nap-agent/repairs.jsonl";
@@ -182,6 +182,7 @@ impl Ready {
                 sleep(limit).await;
                 Err(format!("the machine is still up {} s after it was told to go down", limit.as_secs()))
             }
+            (Ready::Alone { .. }, Act::LeaveStreaming) => leave_streaming(root),
             (_, Act::FreeSpace) => {
                 let late = |_| Err(format!("it did not end within {} s", limit.as_secs()));
                 let freed = timeout(limit, free_space::free(root, target)).await.unwrap_or_else(late)?;
@@ -191,6 +192,18 @@ impl Ready {
             (Ready::Beside, act) => Err(format!("{act:?} was not prepared")),
         }
     }
+}
+
+/// Notes that this boot of the machine streams no more; whoever plans next plans so.
+fn leave_streaming(root: &Root) -> Result<(), String> {
+    let mut facts = persist::read_facts(root).map_err(|error| chain(&error))?.ok_or("no boot's facts are here")?;
+    if facts.streaming.is_none() {
+        return Err("nobody asked this node to stream images".to_owned());
+    }
+    // It has snapshots by now, of containers that run on.
+    facts.streaming = Some(observe::streaming(root).map_err(|error| chain(&error))?);
+    facts.streaming_failure = Some("it was left until the next boot".to_owned());
+    persist::write_facts(root, &facts).map_err(|error| chain(&error))
 }
 
 async fn revive(units: &Units, unit: &str, limit: Duration) -> Result<(), String> {

@@ -197,6 +197,50 @@ async fn a_node_streams_and_keeps_its_images_when_the_snapshotter_comes_late() {
 }
 
 #[tokio::test]
+async fn a_node_that_leaves_streaming_pulls_whole_what_it_had_streamed() {
+    let _alone = ALONE.lock().await;
+    let Some((node, registry, image)) = node("remote 0").await else { return };
+    boots(&node).await;
+    assert!(streams(&node), "{}", node.report());
+    cri(&node).pull(&image).await.unwrap();
+    registry.take_log();
+    let guard = ["guard", "--interval", "0.5", "--listen", "127.0.0.1:0", "--no-conditions"];
+    let mut guard = node.command(&guard).spawn().unwrap();
+
+    let leave = node.agent(&["streaming", "leave"]).await;
+    assert_eq!(leave.status.code(), Some(0), "{}", text(&leave));
+    let start = Instant::now();
+    while !matches!(cri(&node).images().await.as_deref(), Ok([])) {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", text(&node.agent(&["status"]).await));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!node.root.read("/etc/containerd/config.toml").contains("snapshotter = \"overlaybd\""));
+    assert!(!node.root.read("/etc/default/kubelet").contains(LABEL));
+    cri(&node).pull(&image).await.unwrap();
+    let blobs = registry.take_log().iter().filter(|line| line.starts_with("GET") && line.contains("/blobs/")).count();
+    assert!(blobs > 1, "its layers, too");
+    let start = Instant::now();
+    while node.agent(&["status"]).await.status.code() != Some(0) {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", text(&node.agent(&["status"]).await));
+    }
+    let root = Root::open(node.root.directory()).unwrap();
+    let units = Units::connect(&root).await.unwrap();
+    let mut active = Vec::new();
+    for unit in STREAMING_UNITS {
+        active.push(units.status(unit).await.unwrap().is_active());
+    }
+    assert_eq!(active, [true, true, false], "what serves running containers runs on; {STREAMING_UNITS:?}");
+    guard.kill().await.unwrap();
+
+    let never = Node::new(api_options()).await;
+    never.hand_over(never.bootstrap().to_string().as_bytes());
+    boots(&never).await;
+    let refused = never.agent(&["streaming", "leave"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused).contains("nobody asked this node to stream images"), "{}", text(&refused));
+}
+
+#[tokio::test]
 async fn containerd_starts_without_a_snapshotter_that_never_comes() {
     let node = Node::new(api_options()).await;
     let start = Instant::now();

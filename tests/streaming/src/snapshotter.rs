@@ -245,19 +245,25 @@ impl Snapshotter {
             && let Some(layer) = labels.get(LAYER).and_then(|digest| self.layer(digest))
         {
             let name = format!("remote {target}");
+            self.make_directory()?; // overlaybd's has one for every snapshot
             snapshots.insert(name, Snapshot { parent, kind: COMMITTED, labels: labels.clone(), directory: layer });
             write_books(&self.directory, snapshots).map_err(|error| broken(&error))?;
             return Err(Status::new(Status::ALREADY_EXISTS, format!("target snapshot {target}")));
         }
+        let directory = self.make_directory()?;
+        let made = Snapshot { parent, kind, labels, directory: directory.join("fs") };
+        let mounts = mounts(snapshots, &self.directory, &made)?;
+        snapshots.insert(key, made);
+        Ok(mounts)
+    }
+
+    fn make_directory(&self) -> Result<PathBuf, Status> {
         let number = (1..).find(|number| !self.directory.join(format!("snapshots/{number}")).exists());
         let directory = self.directory.join(format!("snapshots/{}", number.unwrap_or_default()));
         for name in ["fs", "work"] {
             fs::create_dir_all(directory.join(name)).map_err(|error| broken(&error))?;
         }
-        let made = Snapshot { parent, kind, labels, directory: directory.join("fs") };
-        let mounts = mounts(snapshots, &self.directory, &made)?;
-        snapshots.insert(key, made);
-        Ok(mounts)
+        Ok(directory)
     }
 
     /// A layer that is there without having been pulled.

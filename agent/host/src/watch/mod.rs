@@ -137,6 +137,8 @@ pub struct Watch {
     runtime: Asked<Answer>,
     conditions: Asked<Option<Vec<RuntimeCondition>>>,
     snapshotter: Asked<(Result<(), String>, Option<ImagesSeen>)>,
+    /// It was asked before.
+    streamed: bool,
     api_server: Asked<Result<(), String>>,
     events: Asked<Events>,
 }
@@ -249,6 +251,7 @@ impl Watch {
             runtime: Asked::every(SERVICES_EVERY),
             conditions: Asked::every(CONDITIONS_EVERY),
             snapshotter: Asked::every(SERVICES_EVERY),
+            streamed: false,
             api_server: Asked::every(API_SERVER_EVERY),
             events: Asked::every(EVENTS_EVERY),
             news,
@@ -385,7 +388,11 @@ impl Watch {
             if let Some((answer, images)) = self.snapshotter.take(look).await {
                 (seen.snapshotter, seen.images) = (Some(answer), images);
             }
+        } else if self.streamed {
+            // The node has left streaming, and nobody waits for an answer.
+            seen.snapshotter = Some(Ok(()));
         }
+        self.streamed |= streams;
     }
 
     async fn see_world(&mut self, seen: &mut Observed) {

@@ -26,7 +26,7 @@ pub struct Observed {
     pub runtime: Option<Answer>,
     /// The conditions in containerd's answer to CRI's Status.
     pub runtime_conditions: Option<Vec<RuntimeCondition>>,
-    /// What the snapshotter of artifact streaming does instead of answering.
+    /// What the snapshotter of artifact streaming does instead of answering; nothing, once containerd does not need it any more.
     pub snapshotter: Option<Result<(), String>>,
     /// containerd's images, by its own books and by what it lists; looked at only while the snapshotter answers.
     pub images: Option<ImagesSeen>,

@@ -39,6 +39,8 @@ fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
         Some(Err(why)) => say(&SILENT_ANSWER, Outcome::Bad(why.clone())),
     }
     match seen.now.units.get(STREAMING_SNAPSHOTTER) {
+        // Who answers is up; and who is not needed any more may be as it likes.
+        None if seen.now.snapshotter == Some(Ok(())) => say(&SILENT_UNIT, Outcome::Good),
         None => {}
         Some(Err(why)) => say(&SILENT_UNIT, Outcome::Unknown(why.clone())),
         Some(Ok(unit)) => {

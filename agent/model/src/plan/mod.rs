@@ -67,12 +67,20 @@ pub fn plan(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     }
     credentials::refuse_missing(config, facts)?;
     let mut plan = keep(config, facts)?;
-    // Not for the guard: to look into every image at every look is dear, and nothing is streamed any more.
-    if let Some(step) = Streaming::new(config, facts).whole_images() {
+    if let Some(stage) = whole_images(config, facts) {
         let after = plan.stages.iter().position(|stage| stage.name == "containerd").map_or(0, |at| at + 1);
-        plan.stages.insert(after, Stage { name: "whole-images", steps: vec![step] });
+        plan.stages.insert(after, stage);
     }
     Ok(plan)
+}
+
+/// The stage of [`whole_images`].
+pub const WHOLE_IMAGES: &str = "whole-images";
+
+/// What follows a containerd that was restarted to stream no more. Not for every look of the guard: to look into every image is dear.
+pub fn whole_images(config: &NodeConfig, facts: &Facts) -> Option<Stage> {
+    let step = Streaming::new(config, facts).whole_images()?;
+    Some(Stage { name: WHOLE_IMAGES, steps: vec![step] })
 }
 
 /// What may be done when an image is built: the steps of every plan that need neither a configuration nor a running machine.

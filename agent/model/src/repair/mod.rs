@@ -4,7 +4,8 @@
 //! and what was tried, which one is to be done now, or why none. The host does it; the verdict's own signals say whether it helped.
 //!
 //! A repair is no plan for the executor. A plan says what should be true of the machine and skips what is; that a hung service runs is
-//! true, and only the signals can tell whether its restart changed anything. What drifted from the plan the guard puts back.
+//! true, and only the signals can tell whether its restart changed anything. What drifted from the plan the guard puts back; a repair that
+//! wants another plan changes the facts under it, and leaves the rest to the guard.
 //!
 //! - **One at a time**, and never while a boot or the guard changes the machine (they share a lock).
 //! - **Budgets** by the hour and the day, in the time of the machine's life ([`ledger`]), which neither a restart of ours nor a stepped
@@ -50,6 +51,8 @@ pub enum Act {
     DumpStacksAndRestart(&'static str),
     /// Removes what nobody uses from the file system that the fault is at.
     FreeSpace,
+    /// Notes that images are pulled whole until the machine's next boot: another plan, which the guard follows.
+    LeaveStreaming,
     /// Shuts the machine down in order, and starts it again.
     Reboot,
 }
@@ -59,7 +62,7 @@ impl Act {
     pub fn unit(self) -> Option<&'static str> {
         match self {
             Act::Restart(unit) | Act::DumpStacksAndRestart(unit) => Some(unit),
-            Act::FreeSpace | Act::Reboot => None,
+            Act::FreeSpace | Act::LeaveStreaming | Act::Reboot => None,
         }
     }
 }
@@ -133,6 +136,7 @@ pub const REPAIRS: &[&Repair] = &[
     &system_services::RESTART_CHRONYD,
     &system_services::RESTART_JOURNALD,
     &system_services::RESTART_NETWORKD,
+    &snapshotter::LEAVE_STREAMING,
     &containerd::RESTART,
     &reboot::REBOOT,
 ];

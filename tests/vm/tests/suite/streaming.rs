@@ -26,6 +26,16 @@ const HUNG_SNAPSHOTTER: Duration = Duration::from_secs(420);
 /// systemd restarts what was killed after a second.
 const KILLED: Duration = Duration::from_secs(30);
 
+/// Two restarts, what each is watched for, and the guard's look.
+const LEFT: Duration = Duration::from_secs(1800);
+
+const SNAPSHOTTER: &str = "/usr/bin/pretend-snapshotter /run/overlaybd-snapshotter/overlaybd.sock \
+                           /var/lib/containerd/io.containerd.snapshotter.v1.overlaybd";
+
+/// Removed first, so that there is something to unpack.
+const PULL: &str = "ctr --namespace k8s.io images rm --sync 127.0.0.1:5999/test/second:1 >/dev/null 2>&1; \
+                    timeout 20 ask-cri pull 127.0.0.1:5999/test/second:1";
+
 /// Two looks of the guard, and two questions in each.
 const MIRROR: Duration = Duration::from_secs(120);
 
@@ -43,12 +53,10 @@ fn overlay() -> Overlay {
     for program in ["pretend-snapshotter", "pretend-registry", "ask-cri"] {
         overlay = overlay.file(&format!("/usr/bin/{program}"), artifact(program).unwrap(), 0o755);
     }
-    let snapshotter = "/usr/bin/pretend-snapshotter /run/overlaybd-snapshotter/overlaybd.sock \
-                       /var/lib/containerd/io.containerd.snapshotter.v1.overlaybd plain";
     let registry = service("/usr/bin/pretend-registry 5999 test/app:1 test/pause:1 test/second:1");
     overlay
         .text(&unit(STREAMING_DEVICES), service("/usr/bin/sleep infinity"), 0o644)
-        .text(&unit(STREAMING_SNAPSHOTTER), service(snapshotter), 0o644)
+        .text(&unit(STREAMING_SNAPSHOTTER), service(&format!("{SNAPSHOTTER} plain")), 0o644)
         .text(&unit(STREAMING_MIRROR), service("/usr/bin/pretend-registry 8578 test/mirrored:1"), 0o644)
         .text(&unit("nap-vm-registry.service"), registry, 0o644)
         .link("/etc/systemd/system/multi-user.target.wants/nap-vm-registry.service", &unit("nap-vm-registry.service"))
@@ -84,6 +92,8 @@ fn a_node_streams_survives_its_services_and_a_reboot_and_does_without_them() {
     assert_the_mirror_is_withdrawn_and_comes_back(&mut vm);
     assert_pulls_come_back(&mut vm, STREAMING_SNAPSHOTTER, "STOP", HUNG_SNAPSHOTTER);
 
+    assert_streaming_is_left_when_the_snapshotter_stays_silent(&mut vm);
+
     told(&mut vm, "mv /usr/bin/pretend-snapshotter /usr/bin/pretend-snapshotter.gone");
     vm.reboot(BOOT).unwrap();
     assert_eq!(wait_for_agent(&mut vm), 0, "a node without the program is a node");
@@ -107,13 +117,38 @@ fn assert_streams(vm: &mut Vm) {
 fn assert_pulls_come_back(vm: &mut Vm, unit: &str, signal: &str, limit: Duration) {
     told(vm, &format!("systemctl kill --kill-whom=main --signal={signal} {unit}"));
     let start = Instant::now();
-    // Removed first, so that there is something to unpack.
-    let pull = "ctr --namespace k8s.io images rm --sync 127.0.0.1:5999/test/second:1 >/dev/null 2>&1; \
-                timeout 20 ask-cri pull 127.0.0.1:5999/test/second:1";
-    while vm.run(pull, BOOT).unwrap().status != 0 {
+    while vm.run(PULL, BOOT).unwrap().status != 0 {
         assert!(start.elapsed() < limit, "{unit} {signal}: no pull works: {}", told(vm, "nap-agent repairs"));
     }
     note(format_args!("| {unit} | {signal} | a pull worked after {:.0} s |", start.elapsed().as_secs_f64()));
+}
+
+/// Two restarts that help nothing, and the node goes on without; what runs, runs on.
+fn assert_streaming_is_left_when_the_snapshotter_stays_silent(vm: &mut Vm) {
+    told(vm, &format!("ask-cri run second {IMAGE}"));
+    let running = "ctr --namespace k8s.io tasks list --quiet | sort | xargs";
+    let before = told(vm, running);
+    let hang = format!(
+        "mkdir -p /etc/systemd/system/{STREAMING_SNAPSHOTTER}.d; \
+         printf '[Service]\\nExecStart=\\nExecStart={SNAPSHOTTER} hang\\n' >/etc/systemd/system/{STREAMING_SNAPSHOTTER}.d/hang.conf; \
+         systemctl daemon-reload; systemctl kill --kill-whom=main --signal=KILL {STREAMING_SNAPSHOTTER}"
+    );
+    told(vm, &hang);
+    let start = Instant::now();
+    while vm.run("grep -qx 'snapshotter = \"overlaybd\"' /etc/containerd/config.toml", BOOT).unwrap().status == 0 {
+        assert!(start.elapsed() < LEFT, "streaming is not left: {}", told(vm, "nap-agent repairs"));
+    }
+    let left = start.elapsed().as_secs_f64();
+    while vm.run(PULL, BOOT).unwrap().status != 0 {
+        assert!(start.elapsed() < LEFT, "no pull works: {}", told(vm, "nap-agent status"));
+    }
+    note(format_args!(
+        "| {STREAMING_SNAPSHOTTER} | hangs for ever | left after {left:.0} s | a pull worked after {:.0} s |",
+        start.elapsed().as_secs_f64()
+    ));
+    assert_eq!(told(vm, running), before, "what ran runs on");
+    note(format_args!("{}", told(vm, "nap-agent repairs")));
+    assert!(told(vm, "grep LeaveStreaming /var/lib/nap-agent/repairs.jsonl | tail -n 1").contains("LeaveStreaming"));
 }
 
 fn assert_the_mirror_is_withdrawn_and_comes_back(vm: &mut Vm) {
