@@ -159,6 +159,15 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: LocalDnsAction,
     },
+    /// Pull images before pods ask for them; nap-pre-pull.service calls this
+    PrePull {
+        /// How many at a time
+        #[arg(long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u8).range(1..=10))]
+        parallel: u8,
+        /// Images, as pods name them
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+    },
     /// Artifact streaming: leave it until the machine's next boot
     Streaming {
         /// What to do
@@ -245,6 +254,7 @@ impl Command {
             Command::Boot { dry_run: false }
                 | Command::Guard { .. }
                 | Command::LocalDns { .. }
+                | Command::PrePull { .. }
                 | Command::Streaming { action: StreamingAction::Wait { .. } }
         )
     }

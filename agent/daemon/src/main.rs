@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
+use nap_host::pull::{Pulls, pull_all};
 use nap_host::wait::last_waited_for;
 use nap_host::{alone, bundle, chain, notify, persist, snapshotter};
 use nap_model::plan::SNAPSHOTTER_SOCKET;
@@ -94,6 +95,11 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
         Command::LocalDns { action: LocalDnsAction::Run } => local_dns::run(&context.root).await,
         Command::LocalDns { action: LocalDnsAction::Clean } => local_dns::clean(&context.root).await,
         Command::Streaming { action: StreamingAction::Wait { timeout } } => streaming_wait(&context, timeout).await,
+        Command::PrePull { parallel, images } => {
+            let Pulls { pulled, present, failed } = pull_all(&context.root, &images, parallel.into()).await;
+            info!(pulled, present, failed, "pre-pull ended");
+            Ok(u8::from(failed > 0))
+        }
         Command::Streaming { action: StreamingAction::Leave } => leave_streaming(&context, &mut out).await,
         Command::Status => show::status(&context, &mut out).await,
         Command::Repairs { observe_only } => show_repairs::show(&context, observe_only, &mut out),

@@ -1,4 +1,4 @@
-//! The one place that starts a program: absolute path, argument vector, empty environment, a time limit. No shell.
+//! The one place that starts a program: absolute path, argument vector, empty environment (but for what is named), a time limit. No shell.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 /// Most bytes of output that are kept.
@@ -36,6 +37,7 @@ pub fn cpu_time() -> Duration {
 pub struct Cmd {
     program: PathBuf,
     arguments: Vec<String>,
+    kept: Option<&'static str>,
     limit: Duration,
 }
 
@@ -74,7 +76,14 @@ pub enum CmdError {
 impl Cmd {
     /// A program by absolute path, with a time limit.
     pub fn new(program: PathBuf, arguments: &[&str], limit: Duration) -> Self {
-        Self { program, arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(), limit }
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Self { program, arguments, kept: None, limit }
+    }
+
+    /// The same, with this variable of our own environment.
+    #[must_use]
+    pub fn keeping(self, variable: &'static str) -> Self {
+        Self { kept: Some(variable), ..self }
     }
 
     /// Runs it and returns what it printed.
@@ -82,8 +91,24 @@ impl Cmd {
     /// # Errors
     /// When it cannot start, does not end in time, or exits with anything but 0.
     pub async fn output(&self) -> Result<String, CmdError> {
-        let mut command = self.command();
-        let output = match tokio::time::timeout(self.limit, command.output()).await {
+        self.output_for(String::new()).await
+    }
+
+    /// The same, with an input.
+    ///
+    /// # Errors
+    /// As [`Cmd::output`]'s.
+    pub async fn output_for(&self, input: String) -> Result<String, CmdError> {
+        let run = async {
+            let mut command = self.command();
+            command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
+            let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+            if let Some(mut stdin) = child.stdin.take() {
+                let _ = stdin.write_all(input.as_bytes()).await; // who reads none of it says so by its status
+            }
+            child.wait_with_output().await
+        };
+        let output = match tokio::time::timeout(self.limit, run).await {
             Ok(Ok(output)) => output,
             Ok(Err(source)) => return Err(CmdError::Start { command: self.to_string(), source }),
             Err(_) => return Err(CmdError::Timeout { command: self.to_string(), limit: self.limit }),
@@ -118,6 +143,9 @@ impl Cmd {
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .stdin(Stdio::null())
             .kill_on_drop(true);
+        if let Some((name, value)) = self.kept.and_then(|name| Some((name, std::env::var_os(name)?))) {
+            command.env(name, value);
+        }
         command
     }
 }

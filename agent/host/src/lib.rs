@@ -32,6 +32,7 @@ pub mod observe;
 pub mod packet_filter;
 pub mod persist;
 pub mod private_socket;
+pub mod pull;
 pub mod random;
 mod reboot;
 pub mod repairs;

@@ -10,7 +10,8 @@ use nap_e2e::node::{Node, api_options, text};
 use nap_e2e::{ScratchRoot, binary};
 use nap_host::root::Root;
 use nap_host::units::Units;
-use nap_model::os::STREAMING_UNITS;
+use nap_model::os::{CREDENTIAL_PROVIDER, STREAMING_UNITS};
+use nap_model::plan::CREDENTIAL_PROVIDER_CONFIG;
 use pretend_streaming::containerd::fetched;
 use pretend_streaming::cri::Cri;
 use pretend_streaming::registry::{Image, Mood, Registry};
@@ -88,7 +89,7 @@ async fn node(mode: &str) -> Option<(Node, Registry, String)> {
     install_containerd(&node.root, &programs);
     node.root.write(MODE, &format!("{mode}\n"));
     let app = Image::waits("test/app", "1");
-    let registry = Registry::start(0, std::slice::from_ref(&app)).await.unwrap();
+    let registry = Registry::start(0, &[app.clone(), Image::waits("test/second", "1")]).await.unwrap();
     app.lay_out(&node.root.path(&format!("{SNAPSHOTS}/layers"))).unwrap();
     let hosts = format!("/etc/containerd/certs.d/{}/hosts.toml", registry.name());
     node.root.write(&hosts, &format!("server = \"http://{}\"\n", registry.name()));
@@ -248,6 +249,43 @@ async fn containerd_starts_without_a_snapshotter_that_never_comes() {
     assert_eq!(wait.status.code(), Some(1), "{}", text(&wait));
     assert!(text(&wait).contains("nobody listens"), "{}", text(&wait));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn images_are_pulled_before_pods_ask_and_nobody_waits_for_them() {
+    let _alone = ALONE.lock().await;
+    let Some((node, registry, image)) = node("plain 0").await else { return };
+    let mut document = node.bootstrap();
+    document["containerd"]["prePull"] = json!([image]);
+    document["registries"] = json!({"dnsSuffix": ".azurecr.example"});
+    node.hand_over(document.to_string().as_bytes());
+    registry.is(Mood::Unavailable);
+    boots(&node).await;
+    assert_eq!(cri(&node).images().await.unwrap(), [""; 0], "the boot did not wait");
+    registry.is(Mood::Serves);
+    let start = Instant::now();
+    while cri(&node).images().await.unwrap() != [image.as_str()] {
+        assert!(start.elapsed() < Duration::from_secs(60), "it is not pulled");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(boots(&node).await.contains("changed=0"));
+
+    // A registry that wants what only the credential provider has.
+    registry.is(Mood::WantsCredentials);
+    let second = image.replace("app", "second");
+    let refused = node.agent(&["pre-pull", &image]).await;
+    assert!(text(&refused).contains("present=1"), "what is there is not asked for: {}", text(&refused));
+    let provider = "test \"$1\" = /etc/kubernetes/azure.json\nread -r question\n\
+                    case $question in *test/second:1*) ;; *) exit 1;; esac\n\
+                    echo '{\"auth\": {\"127.0.0.1:*\": null, \"REGISTRY\": {\"username\": \"puller\", \"password\": \"sesame\"}}}'\n";
+    script(&node.root, CREDENTIAL_PROVIDER, &provider.replace("REGISTRY", &registry.name()));
+    let config = json!({"providers": [{"matchImages": [registry.name()], "args": ["/etc/kubernetes/azure.json"], "apiVersion": "v1"}]});
+    node.root.write(CREDENTIAL_PROVIDER_CONFIG, &config.to_string());
+    let pulled = node.agent(&["pre-pull", &second]).await;
+    assert_eq!(pulled.status.code(), Some(0), "{}", text(&pulled));
+    assert!(text(&pulled).contains("pulled=1 present=0 failed=0"), "{}", text(&pulled));
+    assert!(!text(&pulled).contains("sesame"));
+    assert_eq!(cri(&node).images().await.unwrap(), [image, second]);
 }
 
 const DEFAULT_HOSTS: &str = "/etc/containerd/certs.d/_default/hosts.toml";

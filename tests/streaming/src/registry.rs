@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -20,6 +20,9 @@ use tokio::net::TcpListener;
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// What [`Mood::WantsCredentials`] wants: the user `puller` with the password `sesame`.
+const CREDENTIALS: &str = "Basic cHVsbGVyOnNlc2FtZQ==";
 
 /// `sha256:` and the digits.
 pub fn digest(bytes: &[u8]) -> String {
@@ -111,6 +114,8 @@ pub enum Mood {
     Serves,
     /// Has nothing.
     NotFound,
+    /// Answers who names [`CREDENTIALS`].
+    WantsCredentials,
     /// Is not well.
     Unavailable,
     /// Takes requests and never answers.
@@ -202,6 +207,12 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     };
     match mood {
         Mood::Serves => {}
+        Mood::WantsCredentials if request.headers().get(AUTHORIZATION).is_some_and(|given| given == CREDENTIALS) => {}
+        Mood::WantsCredentials => {
+            let response = Response::builder().status(StatusCode::UNAUTHORIZED);
+            let response = response.header(WWW_AUTHENTICATE, "Basic realm=\"pretend\"").body(Full::default());
+            return Ok(response.expect("these headers are right"));
+        }
         Mood::NotFound => return plain(StatusCode::NOT_FOUND),
         Mood::Unavailable => return plain(StatusCode::SERVICE_UNAVAILABLE),
         Mood::Hangs => {

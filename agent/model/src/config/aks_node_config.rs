@@ -15,7 +15,7 @@ use super::carrier::Format;
 use super::document::Checked;
 use super::machine::Claims;
 use super::node_bootstrap::{refuse_crossed_thresholds, supported_version};
-use super::node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
+use super::node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig, PrePull};
 use super::problem::{Findings, quoted};
 use super::secure_tls::{self, SecureTls};
 use super::shape::Shape::Object;
@@ -52,6 +52,7 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         containerd: Containerd {
             root: checked.text("kubelet_config.container_data_dir").map(str::to_owned),
             sandbox_image: sandbox_image(checked, findings),
+            pre_pull: PrePull::default(),
         },
         sysctls: sysctls::read(
             checked.object("custom_linux_os_config.sysctl_config"),

@@ -123,6 +123,7 @@ fn neighbours() -> Vec<(&'static str, &'static str, Value)> {
             "registries.mirrors",
             json!([{"registry": "other.example", "endpoints": ["http://other.example"]}]),
         ),
+        ("containerd.parallelPrePulls", "containerd.prePull", json!(["registry.example/app:1"])),
         ("registries.serviceAccountPulls.", "registries.serviceAccountPulls", json!({"localAuthority": "a.example"})),
         (
             "service_account_image_pull_profile.",

@@ -35,7 +35,7 @@ pub use machine::{
     Claims, Gpu, HugePages, ImageFamily, Mirror, Network, OperatingSystem, Proxy, Registries, SecondaryNics,
     ServiceAccountPulls, Ssh, Ulimits,
 };
-pub use node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
+pub use node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig, PrePull};
 use problem::Findings;
 pub use secure_tls::SecureTls;
 use shape::{Naming, Shape};

@@ -11,7 +11,7 @@ use super::document::Checked;
 use super::machine::{
     Mirror, Network, OperatingSystem, Proxy, Registries, SecondaryNics, ServiceAccountPulls, Ssh, Ulimits,
 };
-use super::node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig};
+use super::node_config::{ApiServer, BootTimes, Cloud, Cluster, CniMode, Containerd, Kubelet, NodeConfig, PrePull};
 use super::problem::{Findings, quoted};
 use super::rules;
 use super::secure_tls::SecureTls;
@@ -237,6 +237,12 @@ const NODE: &[Field] = &[
 const CONTAINERD: &[Field] = &[
     field("root", TextThat("an absolute path", |path| path.starts_with('/')), "Directory of images and snapshots."),
     field("sandboxImage", Text, "Image of the pause container."),
+    field(
+        "prePull",
+        List(&TextThat("an image such as registry.example/app:1", rules::is_image)),
+        "Images that are pulled before pods ask for them, beside kubelet.",
+    ),
+    field("parallelPrePulls", Integer(1, 10), "How many of them at a time; 2 when absent."),
 ];
 
 const CLOUD: &[Field] = &[
@@ -292,6 +298,7 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         containerd: Containerd {
             root: checked.text("containerd.root").map(str::to_owned),
             sandbox_image: sandbox_image(checked, findings),
+            pre_pull: pre_pull(checked),
         },
         sysctls: sysctls::read(checked.object(class), class, findings),
         claims: node_class::claims(checked, findings),
@@ -313,6 +320,13 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         boot: boot(checked),
         cluster: cluster?,
     })
+}
+
+fn pre_pull(checked: Checked<'_>) -> PrePull {
+    let default = PrePull::default();
+    let parallel = checked.number("containerd.parallelPrePulls").and_then(|number| u32::try_from(number).ok());
+    let images = checked.items("containerd.prePull").map(str::to_owned).collect();
+    PrePull { images, parallel: parallel.unwrap_or(default.parallel) }
 }
 
 fn service_account_pulls(checked: Checked<'_>) -> Option<ServiceAccountPulls> {

@@ -181,6 +181,23 @@ pub struct Containerd {
     pub root: Option<String>,
     /// Image of the pause container.
     pub sandbox_image: String,
+    /// Images that are pulled before pods ask for them.
+    pub pre_pull: PrePull,
+}
+
+/// Images that are pulled before pods ask for them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PrePull {
+    /// In this order.
+    pub images: Vec<String>,
+    /// How many at a time.
+    pub parallel: u32,
+}
+
+impl Default for PrePull {
+    fn default() -> Self {
+        Self { images: Vec::new(), parallel: 2 }
+    }
 }
 
 /// What `azure.json` says: the file that the credential provider and storage drivers read.

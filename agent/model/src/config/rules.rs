@@ -181,6 +181,14 @@ pub(super) fn is_proxy_url(text: &str) -> bool {
     rest.is_some_and(|rest| !rest.is_empty() && rest != "/" && !rest.contains(';')) && is_flag_value(text)
 }
 
+/// An image that can stand in a unit's command line. Source: distribution/reference, `ReferenceRegexp`, without what it says of each part.
+pub(super) fn is_image(text: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/@".contains(&byte);
+    text.len() <= 512
+        && text.bytes().all(is_part)
+        && text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+}
+
 /// A host with an optional port and path.
 pub(super) fn is_registry(text: &str) -> bool {
     let (host, path) = text.split_once('/').unwrap_or((text, ""));

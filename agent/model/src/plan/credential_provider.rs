@@ -22,7 +22,8 @@ use crate::os::CREDENTIAL_PROVIDER;
 /// kubelet's flags for the file, and for the directory of the programs that it names.
 const FLAGS: [&str; 2] = ["image-credential-provider-config", "image-credential-provider-bin-dir"];
 
-const CONFIG: &str = "/var/lib/kubelet/credential-provider-config.yaml";
+/// What kubelet is told of the program; JSON, which is YAML, too.
+pub const CREDENTIAL_PROVIDER_CONFIG: &str = "/var/lib/kubelet/credential-provider-config.yaml";
 
 /// Audience of the tokens by which a pod's service account pulls. Source: AgentBaker, `writeCredentialProviderConfig`.
 const AUDIENCE: &str = "api://AKSIdentityBinding";
@@ -86,12 +87,12 @@ impl CredentialProvider {
     pub(super) fn file(&self) -> Option<Step> {
         let text = format!("{:#}\n", self.config.as_ref()?);
         let why = "kubelet gets credentials for Azure container registries from a program";
-        Some(Step::new("kubelet.credential-provider", why, public_file(CONFIG, text)))
+        Some(Step::new("kubelet.credential-provider", why, public_file(CREDENTIAL_PROVIDER_CONFIG, text)))
     }
 
     pub(super) fn flags(&self) -> impl Iterator<Item = (&'static str, String)> {
         let directory = CREDENTIAL_PROVIDER.rsplit_once('/').expect("an absolute path").0;
-        let values = [CONFIG, directory].map(str::to_owned);
+        let values = [CREDENTIAL_PROVIDER_CONFIG, directory].map(str::to_owned);
         FLAGS.into_iter().zip(values).filter(|_| self.config.is_some())
     }
 }
@@ -135,6 +136,38 @@ fn document(config: &NodeConfig, images: Vec<Value>, pulls: Option<&ServiceAccou
     json!({"apiVersion": "kubelet.config.k8s.io/v1", "kind": "CredentialProviderConfig", "providers": [provider]})
 }
 
+/// Whether kubelet would ask a program with this pattern for an image: as many labels of the host, each with `*` for any letters, the same
+/// port, and a path that begins so. Source: `URLsMatch`, pkg/credentialprovider of Kubernetes.
+pub fn matches_image(pattern: &str, image: &str) -> bool {
+    let (pattern, image) = (Place::of(pattern), Place::of(image));
+    let labels = [pattern.host.split('.'), image.host.split('.')];
+    pattern.port == image.port
+        && image.path.starts_with(pattern.path)
+        && labels[0].clone().count() == labels[1].clone().count()
+        && labels[0].clone().zip(labels[1].clone()).all(|(pattern, label)| matches_label(pattern, label))
+}
+
+struct Place<'a> {
+    host: &'a str,
+    port: Option<&'a str>,
+    path: &'a str,
+}
+
+impl<'a> Place<'a> {
+    fn of(text: &'a str) -> Self {
+        let at = text.find('/').unwrap_or(text.len());
+        let (host, path) = text.split_at(at);
+        let (host, port) = host.split_once(':').map_or((host, None), |(host, port)| (host, Some(port)));
+        Self { host, port, path }
+    }
+}
+
+fn matches_label(pattern: &str, label: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == label };
+    let Some(tail) = label.strip_prefix(first) else { return false };
+    (0..=tail.len()).filter(|at| tail.is_char_boundary(*at)).any(|at| matches_label(rest, &tail[at..]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +193,24 @@ mod tests {
 
     fn of(config: &NodeConfig) -> Value {
         provider(config, &facts(), "1.34.2").config.unwrap()["providers"][0].clone()
+    }
+
+    #[test]
+    fn patterns_match_as_kubelets() {
+        for (pattern, image, wanted) in [
+            ("*.azurecr.io", "r.azurecr.io/app:1", true),
+            ("*.azurecr.io", "a.b.azurecr.io/app:1", false),
+            ("*.*.geo.azurecr.io", "r.westeurope.geo.azurecr.io/app", true),
+            ("*.azurecr.io", "r.azurecr.io:5000/app", false),
+            ("r.example:5000/team", "r.example:5000/team/app@sha256:00", true),
+            ("r.example:5000/team", "r.example:5000/other", false),
+            ("a*z.example", "abcz.example/app", true),
+            ("a*z.example", "az.example/app", true),
+            ("a*z.example", "ay.example/app", false),
+            ("*", "app", true),
+        ] {
+            assert_eq!(matches_image(pattern, image), wanted, "{pattern} {image}");
+        }
     }
 
     #[test]

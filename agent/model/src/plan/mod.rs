@@ -19,6 +19,7 @@ mod kubelet_names;
 mod local_dns;
 mod network;
 mod packet_filter;
+mod pre_pull;
 mod provider_id;
 mod proxy;
 mod registries;
@@ -29,6 +30,7 @@ mod streaming;
 mod system;
 mod trust;
 
+pub use credential_provider::{CREDENTIAL_PROVIDER_CONFIG, matches_image};
 pub use credentials::CLIENT_CERTIFICATE;
 pub use diff::text_diff;
 use disks::LocalDisks;
@@ -124,6 +126,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
         registries::files(config, streaming.mirror()),
         shared,
         filter.files(),
+        pre_pull::files(config),
     ];
     let units = [
         network::units(config, facts, os),
@@ -161,6 +164,7 @@ pub fn keep(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     stages.extend(secure_tls::run(config, facts).map(|step| Stage { name: "secure-tls", steps: vec![step] }));
     stages.push(Stage { name: "kubelet", steps: vec![kubelet.running()] });
     stages.extend(streaming.off());
+    stages.extend(pre_pull::running(config));
     Ok(Plan { stages, notes })
 }
 
