@@ -26,11 +26,11 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use nap_host::pull::{Pulls, pull_all};
 use nap_host::wait::last_waited_for;
-use nap_host::{alone, bundle, chain, notify, persist, snapshotter};
+use nap_host::{alone, bundle, chain, memory, notify, persist, snapshotter};
 use nap_model::plan::SNAPSHOTTER_SOCKET;
 use nap_model::report::{Failure, Reason};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use cli::{Cli, Command, LocalDnsAction, SchemaOf, StreamingAction};
 use context::Context;
@@ -81,6 +81,9 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
         }
         Command::Boot { dry_run: false } => boot_and_report(&context, tail).await,
         Command::Guard { interval, listen, no_conditions, no_events, observe_only, tls } => {
+            if let Err(errno) = memory::lock() {
+                warn!(error = %errno, "cannot be kept in memory; a disk that hangs may hold the guard up");
+            }
             let policy = repairs::policy(&context.root, observe_only);
             let events = if no_events { None } else { Some(node_events::start(&context.root)?) };
             let (health, asked) = http::Health::new(interval);

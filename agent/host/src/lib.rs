@@ -23,6 +23,7 @@ mod kernel;
 pub mod local_dns;
 pub mod logs;
 pub mod media;
+pub mod memory;
 pub mod mirror;
 mod netlink;
 pub mod node_events;

@@ -45,6 +45,15 @@ fn what_hangs_fails_or_drifts_is_repaired_by_the_node_itself() {
     assert_a_kubelet_that_was_given_up_is_started(&mut vm);
     assert_a_system_service_that_was_given_up_is_started(&mut vm);
 
+    let locked: u64 =
+        told(&mut vm, "awk '/VmLck/ {print $2}' /proc/$(systemctl show --property MainPID --value nap-agent)/status")
+            .parse()
+            .unwrap();
+    let resident: u64 =
+        told(&mut vm, "awk '/VmRSS/ {print $2}' /proc/$(systemctl show --property MainPID --value nap-agent)/status")
+            .parse()
+            .unwrap();
+    assert!(locked >= resident, "{locked} KiB of {resident} are locked");
     let forked = told(&mut vm, "grep -c . /sys/fs/cgroup/system.slice/nap-agent.service/cgroup.procs");
     assert_eq!(forked, "1", "no repair starts a program of ours");
     note(format_args!("{}", told(&mut vm, "nap-agent repairs")));
