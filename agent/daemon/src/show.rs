@@ -93,6 +93,7 @@ fn target(want: &Want) -> String {
         }
         Want::Hosts { path, content: None, .. } => format!("no {path} of ours"),
         Want::WholeImages { .. } => "no image without its layers".to_owned(),
+        Want::KeptSnapshots { snapshotter, .. } => format!("no snapshot that {snapshotter} has lost"),
         Want::Unit { name, readiness, .. } => format!("{name} {readiness:?}"),
     }
 }

@@ -322,6 +322,9 @@ async fn check(root: &Root, step: &Step) -> Result<Option<Difference>, StepError
         Want::MirrorAnswers { port } => plain(mirror::ask(*port).await.err()),
         Want::Hosts { path, content, mirror } => plain(hosts::difference(root, path, content.as_deref(), mirror)?),
         Want::WholeImages { socket } => plain(images::difference(root, socket).await?),
+        Want::KeptSnapshots { socket, snapshotter } => {
+            plain(images::snapshots_difference(root, socket, snapshotter).await?)
+        }
         Want::Unit { name, inputs, readiness } => {
             let found = unit_difference(root, name, inputs, *readiness).await?;
             found.and_then(|(summary, is_down)| Some(Difference { is_down, ..differs(summary, String::new())? }))
@@ -497,6 +500,7 @@ async fn change(root: &Arc<Root>, want: &Want, unit_limit: Duration) -> Result<(
             blocking(root, move |root| hosts::write(root, &path, content.as_deref(), &mirror)).await
         }
         Want::WholeImages { socket } => Ok(images::forget_hollow(root, &socket).await?),
+        Want::KeptSnapshots { socket, snapshotter } => Ok(images::strike_out(root, &socket, snapshotter).await?),
         Want::SnapshotterAnswers { socket } => {
             snapshotter::answers(root, socket.as_str(), snapshotter::START_LIMIT).await.map_err(StepError::NoAnswer)
         }

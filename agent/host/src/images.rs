@@ -2,14 +2,17 @@
 //! pulled, on a node that does not stream any more.
 //!
 //! containerd lists such an image, so kubelet does not pull it, and no container of it can be made: `NotFound` for ever
-//! (`facts/disks-imds-streaming.md` 5.3, case C). Forgotten, it is pulled again. Asked are containerd's own services for images and
+//! (`facts/disks-imds-streaming.md` 5.3, case C). Forgotten, it is pulled again. As stuck is an image whose snapshots containerd has in its books
+//! and the snapshotter has lost: it can be neither unpacked nor pulled (case G), until its snapshots are struck out. Asked are containerd's own services for images and
 //! content, not the CRI, which does not tell what is in the store. Source: containerd, `api/services/images/v1`, `api/services/content/v1`.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use nap_model::monitor::ImagesSeen;
-use nap_model::plan::AbsPath;
+use nap_model::plan::{AbsPath, chain_ids};
 use serde_json::Value as Json;
 use thiserror::Error;
 use tokio::time::timeout;
@@ -59,10 +62,21 @@ pub(crate) async fn forget_hollow(root: &Root, socket: &AbsPath) -> Result<(), I
 
 /// Names of all images of which a layer is missing.
 async fn hollow(socket: &Path) -> Result<Vec<String>, ImagesError> {
+    let mut names = Vec::new();
+    for (name, digest) in names_and_digests(socket).await? {
+        if lacks_layers(socket, &digest).await? {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// All images, and the digest that each name stands for.
+async fn names_and_digests(socket: &Path) -> Result<Vec<(String, String)>, ImagesError> {
     let what = "its images";
     let unreadable = || ImagesError::Unreadable(what);
     let list = ask(socket, what, "images.v1.Images/List", &[]).await?.ok_or_else(unreadable)?;
-    let mut names = Vec::new();
+    let mut images = Vec::new();
     // ListImagesResponse{images: 1 repeated{name: 1, target: 3{digest: 2}}}
     for image in all_of(&list, 1).ok_or_else(unreadable)? {
         let text = |message: &[u8], number| {
@@ -73,11 +87,9 @@ async fn hollow(socket: &Path) -> Result<Vec<String>, ImagesError> {
         let (Some(name), Some(digest)) = (text(image, 1), target.and_then(|target| text(target, 2))) else {
             return Err(unreadable());
         };
-        if lacks_layers(socket, &digest).await? {
-            names.push(name);
-        }
+        images.push((name, digest));
     }
-    Ok(names)
+    Ok(images)
 }
 
 /// Whether a manifest that is here names a layer that is not. An index names manifests of other processors, which are not here, and
@@ -115,6 +127,119 @@ async fn read(socket: &Path, digest: &str) -> Result<Option<Json>, ImagesError> 
         bytes.extend(data.concat());
     }
     Ok(serde_json::from_slice(&bytes).ok())
+}
+
+/// What would be struck out; nothing when the snapshotter has every snapshot that containerd says it has.
+pub(crate) async fn snapshots_difference(
+    root: &Root,
+    socket: &AbsPath,
+    snapshotter: &str,
+) -> Result<Option<String>, ImagesError> {
+    let lost = lost(&root.outside(socket.as_str()), snapshotter).await?;
+    let names: Vec<&str> = lost.images.iter().map(|(name, _)| name.as_str()).collect();
+    Ok((!names.is_empty()).then(|| format!("strike out lost snapshots of {}", names.join(", "))))
+}
+
+/// Strikes out what is lost. An image whose layers are in the store is unpacked again when it is needed; one that was streamed is forgotten,
+/// so that kubelet pulls it.
+pub(crate) async fn strike_out(root: &Root, socket: &AbsPath, snapshotter: &str) -> Result<(), ImagesError> {
+    let socket = root.outside(socket.as_str());
+    let lost = lost(&socket, snapshotter).await?;
+    for snapshot in lost.snapshots {
+        // RemoveSnapshotRequest{snapshotter: 1, key: 2}
+        let message = [text_field(1, snapshotter), text_field(2, &snapshot)].concat();
+        ask(&socket, "the removal of a snapshot", "snapshots.v1.Snapshots/Remove", &message).await?;
+    }
+    for (name, digest) in lost.images {
+        if lacks_layers(&socket, &digest).await? {
+            ask(&socket, "the removal of an image", "images.v1.Images/Delete", &text_field(1, &name)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What the snapshotter has lost.
+struct Lost {
+    /// Images, by name and digest.
+    images: Vec<(String, String)>,
+    /// Snapshots, each before those that it stands on, which cannot be removed before it: of containers, then of images.
+    snapshots: Vec<String>,
+}
+
+async fn lost(socket: &Path, snapshotter: &str) -> Result<Lost, ImagesError> {
+    let (mut images, mut snapshots) = (Vec::new(), BTreeSet::new());
+    for (name, digest) in names_and_digests(socket).await? {
+        let mut is_whole = true;
+        for (height, snapshot) in chain_ids(&layers_of(socket, &digest).await?).into_iter().enumerate() {
+            if is_lost(socket, snapshotter, &snapshot).await? {
+                is_whole = false;
+                snapshots.insert((Reverse(height), snapshot));
+            }
+        }
+        if !is_whole {
+            images.push((name, digest));
+        }
+    }
+    let mut of_containers = Vec::new();
+    if !images.is_empty() {
+        for snapshot in snapshots_of_containers(socket, snapshotter).await? {
+            if is_lost(socket, snapshotter, &snapshot).await? {
+                of_containers.push(snapshot);
+            }
+        }
+    }
+    of_containers.extend(snapshots.into_iter().map(|(_, snapshot)| snapshot));
+    Ok(Lost { images, snapshots: of_containers })
+}
+
+/// Names of the snapshots that containers were made of; a reboot leaves the books of those that ran before it.
+async fn snapshots_of_containers(socket: &Path, snapshotter: &str) -> Result<Vec<String>, ImagesError> {
+    let what = "its containers";
+    let unreadable = || ImagesError::Unreadable(what);
+    let list = ask(socket, what, "containers.v1.Containers/List", &[]).await?.ok_or_else(unreadable)?;
+    let mut snapshots = Vec::new();
+    // ListContainersResponse{containers: 1 repeated{snapshotter: 6, snapshot_key: 7}}
+    for container in all_of(&list, 1).ok_or_else(unreadable)? {
+        let text = |number| Some(String::from_utf8_lossy(all_of(container, number)?.first()?).into_owned());
+        if text(6).as_deref() == Some(snapshotter) {
+            snapshots.extend(text(7));
+        }
+    }
+    Ok(snapshots)
+}
+
+/// Whether containerd has a snapshot in its books and the snapshotter has none. Both say "not found"; containerd names what it was asked for, and
+/// the snapshotter the longer key that containerd asked it for. Source: `resolveKey` in containerd's metadata/snapshot.go.
+async fn is_lost(socket: &Path, snapshotter: &str, snapshot: &str) -> Result<bool, ImagesError> {
+    // StatSnapshotRequest{snapshotter: 1, key: 2}
+    let message = [text_field(1, snapshotter), text_field(2, snapshot)].concat();
+    let call = grpc::call(socket, "containerd.services.snapshots.v1.Snapshots/Stat", &message, MAX_LIST);
+    let what = "a snapshot";
+    match timeout(ANSWER_LIMIT, call).await {
+        Ok(Ok(_)) => Ok(false),
+        Ok(Err(CallError::Status { code: NOT_FOUND, message })) => {
+            Ok(!message.contains(&format!("snapshot {snapshot} does not exist")))
+        }
+        Ok(Err(error)) => Err(ImagesError::Call { what, source: error.into() }),
+        Err(late) => Err(ImagesError::Call { what, source: late.into() }),
+    }
+}
+
+/// Digests of the archives of an image's layers, the lowest first; none when its configuration is not here.
+async fn layers_of(socket: &Path, target: &str) -> Result<Vec<String>, ImagesError> {
+    let mut manifests = vec![target.to_owned()];
+    while let Some(digest) = manifests.pop() {
+        let Some(manifest) = read(socket, &digest).await? else { continue };
+        let others = manifest["manifests"].as_array().into_iter().flatten();
+        manifests.extend(others.filter_map(|other| other["digest"].as_str().map(str::to_owned)));
+        if let Some(config) = manifest["config"]["digest"].as_str()
+            && let Some(config) = read(socket, config).await?
+        {
+            let layers = config["rootfs"]["diff_ids"].as_array().into_iter().flatten();
+            return Ok(layers.filter_map(|layer| layer.as_str().map(str::to_owned)).collect());
+        }
+    }
+    Ok(Vec::new())
 }
 
 /// The answer's first message; nothing when there is no such thing.

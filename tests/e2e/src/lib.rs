@@ -223,6 +223,7 @@ impl ScratchRoot {
                 | Want::SnapshotterAnswers { .. }
                 | Want::MirrorAnswers { .. }
                 | Want::WholeImages { .. }
+                | Want::KeptSnapshots { .. }
                 | Want::PacketFilter { .. } => {}
             }
         }

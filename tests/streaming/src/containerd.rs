@@ -48,6 +48,21 @@ impl Containerd {
         Cri::new(&self.socket(), CALL)
     }
 
+    /// What its own client says, in Kubernetes' namespace.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn ctr(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut ctr = Command::new(self.programs.join("ctr"));
+        let output =
+            ctr.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io"]).args(arguments).output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if !output.status.success() {
+            bail!("ctr {}: {}", arguments.join(" "), text(&output.stderr));
+        }
+        Ok(text(&output.stdout))
+    }
+
     /// Starts it with this configuration, and waits until it answers or says that it has no CRI. Paths below `/` that are the node's are
     /// moved below the directory.
     ///

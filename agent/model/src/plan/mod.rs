@@ -51,7 +51,8 @@ use secure_tls::SecureTls;
 pub use secure_tls::{SECURE_TLS_RUN, SECURE_TLS_UNIT, tries_secure_tls};
 use streaming::Streaming;
 pub use streaming::{
-    MIRROR_ANSWERS, MIRROR_PORT, SNAPSHOTTER_ANSWERS, SNAPSHOTTER_DIRECTORY, SNAPSHOTTER_SOCKET, decides_streaming,
+    MIRROR_ANSWERS, MIRROR_PORT, SNAPSHOTTER_ANSWERS, SNAPSHOTTER_DIRECTORY, SNAPSHOTTER_SOCKET, chain_ids,
+    decides_streaming,
 };
 
 use crate::config::NodeConfig;
@@ -69,10 +70,10 @@ pub fn plan(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     }
     credentials::refuse_missing(config, facts)?;
     let mut plan = keep(config, facts)?;
-    if let Some(stage) = whole_images(config, facts) {
-        let after = plan.stages.iter().position(|stage| stage.name == "containerd").map_or(0, |at| at + 1);
-        plan.stages.insert(after, stage);
-    }
+    let kept = Streaming::new(config, facts).kept_snapshots();
+    let kept = kept.map(|step| Stage { name: "kept-snapshots", steps: vec![step] });
+    let after = plan.stages.iter().position(|stage| stage.name == "containerd").map_or(0, |at| at + 1);
+    plan.stages.splice(after..after, whole_images(config, facts).into_iter().chain(kept));
     Ok(plan)
 }
 

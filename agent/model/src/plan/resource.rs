@@ -227,6 +227,13 @@ pub enum Want {
         /// containerd's socket.
         socket: AbsPath,
     },
+    /// No snapshot in containerd's books that the snapshotter has lost; one that is, is struck out.
+    KeptSnapshots {
+        /// containerd's socket.
+        socket: AbsPath,
+        /// The snapshotter's name in containerd.
+        snapshotter: &'static str,
+    },
     /// The mirror of streamed images, which answers.
     MirrorAnswers {
         /// Its port on loopback.

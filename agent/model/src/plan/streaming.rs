@@ -17,6 +17,7 @@
 mod requirements;
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::resource::{AbsPath, Stage, Step, Want, public_file};
 use crate::config::NodeConfig;
@@ -71,7 +72,11 @@ pub(super) enum Streaming {
         has_snapshots: bool,
     },
     /// Images are streamed; while the mirror answers otherwise than it should, for this reason, they are pulled whole.
-    Streams { mirror_failure: Option<String> },
+    Streams {
+        mirror_failure: Option<String>,
+        /// The snapshotter has snapshots: none in the first boot, and none where it lost them.
+        has_snapshots: bool,
+    },
 }
 
 /// What containerd is told of the mirror.
@@ -97,7 +102,7 @@ impl Streaming {
             .map_or_else(nobody_looked, |seen: &Seen| (requirements::unmet(config, facts, seen), seen.has_snapshots));
         why.extend(facts.streaming_failure.iter().map(|why| format!("DidNotComeUp: {why}")));
         if why.is_empty() {
-            Self::Streams { mirror_failure: facts.mirror_failure.clone() }
+            Self::Streams { mirror_failure: facts.mirror_failure.clone(), has_snapshots }
         } else {
             Self::Unavailable { why, has_snapshots }
         }
@@ -105,8 +110,8 @@ impl Streaming {
 
     pub(super) fn notes(&self) -> Vec<String> {
         let why = match self {
-            Self::Unwanted | Self::Streams { mirror_failure: None } => return Vec::new(),
-            Self::Streams { mirror_failure: Some(why) } => {
+            Self::Unwanted | Self::Streams { mirror_failure: None, .. } => return Vec::new(),
+            Self::Streams { mirror_failure: Some(why), .. } => {
                 return vec![format!("StreamingMirrorSilent: {why}; images are pulled whole until it answers")];
             }
             Self::Unavailable { why, .. } => why,
@@ -118,8 +123,8 @@ impl Streaming {
     pub(super) fn mirror(&self) -> MirrorUse {
         match self {
             Self::Unwanted => MirrorUse::Unwanted,
-            Self::Streams { mirror_failure: None } => MirrorUse::Asked,
-            Self::Streams { mirror_failure: Some(_) } | Self::Unavailable { .. } => MirrorUse::NotAsked,
+            Self::Streams { mirror_failure: None, .. } => MirrorUse::Asked,
+            Self::Streams { mirror_failure: Some(_), .. } | Self::Unavailable { .. } => MirrorUse::NotAsked,
         }
     }
 
@@ -146,7 +151,7 @@ impl Streaming {
 
     /// What must be so before containerd is told of the snapshotter, in order.
     pub(super) fn stages(&self) -> Vec<Stage> {
-        let Self::Streams { mirror_failure } = self else { return Vec::new() };
+        let Self::Streams { mirror_failure, .. } = self else { return Vec::new() };
         let module = |name: &&'static str| {
             let why = "a program serves the devices of streamed images through it";
             Step::new(format!("{MODULE}{name}"), why, Want::Module { name }).desired()
@@ -197,6 +202,15 @@ impl Streaming {
         }
     }
 
+    /// A snapshotter that has nothing where containerd's books have something: no image could be unpacked or pulled again, for ever
+    /// (case G).
+    pub(super) fn kept_snapshots(&self) -> Option<Step> {
+        let Self::Streams { has_snapshots: false, .. } = self else { return None };
+        let want = Want::KeptSnapshots { socket: AbsPath::literal(CONTAINERD_SOCKET), snapshotter: NAME };
+        let why = "an image whose snapshots are lost could be neither used nor pulled";
+        Some(Step::new("streaming.kept-snapshots", why, want).desired())
+    }
+
     /// What was streamed cannot be unpacked by overlayfs: kubelet must pull it.
     pub(super) fn whole_images(&self) -> Option<Step> {
         let Self::Unavailable { has_snapshots: true, .. } = self else { return None };
@@ -230,6 +244,22 @@ fn drop_in() -> String {
          [Service]\n\
          ExecStartPre=-/usr/bin/nap-agent streaming wait\n"
     )
+}
+
+/// Names of an image's snapshots, the lowest first, from the digests of its layers' archives. Source: opencontainers/image-spec, `ChainID`.
+pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
+    let mut chain: Vec<String> = Vec::new();
+    for diff in diff_ids {
+        let next = chain.last().map_or_else(
+            || diff.clone(),
+            |below| {
+                let digest = Sha256::digest(format!("{below} {diff}"));
+                format!("sha256:{}", digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+            },
+        );
+        chain.push(next);
+    }
+    chain
 }
 
 #[cfg(test)]

@@ -108,6 +108,9 @@ fn golden(plan: &Plan) -> String {
                     writeln!(text, "packet filter {}, {} bytes", packet_filter_rules(), rules.len()).unwrap()
                 }
                 Want::WholeImages { socket } => writeln!(text, "whole images behind {socket}").unwrap(),
+                Want::KeptSnapshots { socket, snapshotter } => {
+                    writeln!(text, "kept snapshots of {snapshotter} behind {socket}").unwrap();
+                }
                 Want::MirrorAnswers { port } => writeln!(text, "a mirror answers at port {port}").unwrap(),
                 Want::Hosts { path, content, .. } => {
                     let content = content.as_deref().unwrap_or("none of ours\n");
@@ -171,6 +174,7 @@ fn step_ids_and_targets_are_unique() {
             | Want::SnapshotterAnswers { .. }
             | Want::MirrorAnswers { .. }
             | Want::WholeImages { .. }
+            | Want::KeptSnapshots { .. }
             | Want::Sysctl { .. }
             | Want::Module { .. }
             | Want::Unit { .. }
