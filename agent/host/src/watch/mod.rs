@@ -8,6 +8,7 @@ mod filesystems;
 pub(crate) mod kmsg;
 mod proc;
 mod services;
+mod streamed_devices;
 mod unit_changes;
 
 use std::collections::BTreeSet;
@@ -40,6 +41,7 @@ use filesystems::Filesystems;
 pub(crate) use filesystems::space;
 use kmsg::Kmsg;
 use proc::StuckTasks;
+use streamed_devices::StreamedDevices;
 use unit_changes::UnitChanges;
 
 /// containerd's socket.
@@ -77,6 +79,7 @@ const WRITE_EVERY: Duration = Duration::from_secs(30);
 /// For how long a file system that was bad is looked at more often, and how often.
 const SUSPECT: Duration = Duration::from_secs(120);
 const SUSPECT_EVERY: Duration = Duration::from_secs(6);
+const DEVICES_EVERY: Duration = Duration::from_secs(15);
 const COUNTERS_EVERY: Duration = Duration::from_secs(10);
 const STUCK_EVERY: Duration = Duration::from_secs(20);
 const API_SERVER_EVERY: Duration = Duration::from_secs(30);
@@ -139,6 +142,8 @@ pub struct Watch {
     snapshotter: Asked<(Result<(), String>, Option<ImagesSeen>)>,
     /// It was asked before.
     streamed: bool,
+    streamed_devices: Option<StreamedDevices>,
+    devices_turn: Turn,
     api_server: Asked<Result<(), String>>,
     events: Asked<Events>,
 }
@@ -252,6 +257,8 @@ impl Watch {
             conditions: Asked::every(CONDITIONS_EVERY),
             snapshotter: Asked::every(SERVICES_EVERY),
             streamed: false,
+            streamed_devices: None,
+            devices_turn: Turn::every(DEVICES_EVERY),
             api_server: Asked::every(API_SERVER_EVERY),
             events: Asked::every(EVENTS_EVERY),
             news,
@@ -392,7 +399,18 @@ impl Watch {
             // The node has left streaming, and nobody waits for an answer.
             seen.snapshotter = Some(Ok(()));
         }
+        // Those of containers are there until they end, also when the node has left streaming.
         self.streamed |= streams;
+        if self.streamed {
+            let (root, news) = (&self.root, &self.news);
+            self.streamed_devices = self.streamed_devices.take().or_else(|| StreamedDevices::start(root, news));
+            if let Some(devices) = &self.streamed_devices {
+                if self.devices_turn.has_come() {
+                    devices.ask();
+                }
+                seen.streamed_devices = devices.take();
+            }
+        }
     }
 
     async fn see_world(&mut self, seen: &mut Observed) {

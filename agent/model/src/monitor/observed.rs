@@ -30,6 +30,8 @@ pub struct Observed {
     pub snapshotter: Option<Result<(), String>>,
     /// containerd's images, by its own books and by what it lists; looked at only while the snapshotter answers.
     pub images: Option<ImagesSeen>,
+    /// Which device of a streamed image gives no sector, and what it does instead.
+    pub streamed_devices: Option<Result<(), String>>,
     /// File systems that the node cannot do without.
     pub filesystems: Vec<FilesystemSeen>,
     /// NVMe controllers and their state: `live`, `resetting`, `dead`, ...

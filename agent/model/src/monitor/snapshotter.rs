@@ -1,4 +1,4 @@
-//! The snapshotter of artifact streaming: silent, or back while containerd still lists no images. Facts: disks-imds-streaming 5.3, B to F.
+//! Artifact streaming: the snapshotter is silent, or back while containerd still lists no images. Facts: disks-imds-streaming 5.3, B to F.
 //!
 //! Only on a node whose containerd is told of one. It is asked over its own socket, for containerd answers for it from its own books. The
 //! images are counted only while it answers: before that a restart of containerd would change nothing.
@@ -24,11 +24,21 @@ static UNLISTED: Fault = Fault {
     )
 };
 
+static STALLED: Fault = degrading(
+    "StreamedDeviceStalled",
+    Subsystem::Storage,
+    "A block device of a streamed image gives no data: its containers hang, and cannot even be killed.",
+    "Look at `systemctl status overlaybd-tcmu` and /var/log/overlaybd.log; what hangs for good ends with a reboot.",
+);
+
 static SILENT_ANSWER: Signal = signal("snapshotter.answer", &SILENT, Class::Probe, (3, 4), seconds(10), 3);
 static SILENT_UNIT: Signal = signal("unit.state", &SILENT, Class::Kernel, (3, 4), seconds(10), 3);
 static UNLISTED_COUNT: Signal = signal("images.listed", &UNLISTED, Class::Probe, (3, 3), seconds(20), 1);
 
-pub(super) const MONITOR: Monitor = Monitor { signals: &[&SILENT_ANSWER, &SILENT_UNIT, &UNLISTED_COUNT], read };
+static STALLED_READ: Signal = signal("devices.read", &STALLED, Class::Probe, (2, 2), seconds(10), 2);
+
+pub(super) const MONITOR: Monitor =
+    Monitor { signals: &[&SILENT_ANSWER, &SILENT_UNIT, &UNLISTED_COUNT, &STALLED_READ], read };
 
 fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
     let mut say = |signal, outcome| readings.push(Reading { signal, target: String::new(), outcome });
@@ -54,6 +64,11 @@ fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
                 },
             );
         }
+    }
+    match &seen.now.streamed_devices {
+        None => {}
+        Some(Ok(())) => say(&STALLED_READ, Outcome::Good),
+        Some(Err(why)) => say(&STALLED_READ, Outcome::Bad(why.clone())),
     }
     match &seen.now.images {
         None => {}
@@ -95,6 +110,13 @@ mod tests {
         now.processes.clear();
         now.units.insert(STREAMING_SNAPSHOTTER.to_owned(), unit("activating"));
         assert_eq!(bad(&now), ["SnapshotterUnresponsive"; 2]);
+    }
+
+    #[test]
+    fn a_device_that_gives_nothing_is_told() {
+        let now = |read| Observed { streamed_devices: Some(read), ..Observed::default() };
+        assert_eq!(bad(&now(Err("sdc: no sector in 12 s".to_owned()))), ["StreamedDeviceStalled"]);
+        assert_eq!(bad(&now(Ok(()))), [""; 0]);
     }
 
     #[test]

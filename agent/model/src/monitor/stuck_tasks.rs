@@ -10,7 +10,7 @@ use super::{Class, Fault, Monitor, Outcome, Reading, Seen, Signal, Subsystem, de
 const HUNG: Duration = seconds(120);
 
 static FAULT: Fault = Fault {
-    explained_by: &["DiskStalled", "RootFilesystemFailing", "DataFilesystemFailing"],
+    explained_by: &["DiskStalled", "RootFilesystemFailing", "DataFilesystemFailing", "StreamedDeviceStalled"],
     ..degrading(
         "TaskHung",
         Subsystem::Kernel,

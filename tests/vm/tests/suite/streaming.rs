@@ -7,7 +7,7 @@ use nap_model::os::{STREAMING_DEVICES, STREAMING_MIRROR, STREAMING_SNAPSHOTTER};
 use nap_vm::{Image, Overlay, Vm, VmLock, artifact};
 
 use crate::azure::Azure;
-use crate::guest::{self, BOOT, json, note, told, wait_for_agent};
+use crate::guest::{self, BOOT, json, note, told, until_health, wait_for_agent};
 
 /// What the node class asks for, and a pause image that is in the guest.
 const STREAMING: &str =
@@ -53,7 +53,7 @@ fn overlay() -> Overlay {
     for program in ["pretend-snapshotter", "pretend-registry", "ask-cri"] {
         overlay = overlay.file(&format!("/usr/bin/{program}"), artifact(program).unwrap(), 0o755);
     }
-    let registry = service("/usr/bin/pretend-registry 5999 test/app:1 test/pause:1 test/second:1");
+    let registry = service("/usr/bin/pretend-registry 5999 test/app:1 test/pause:1 test/second:1 test/large:1+256");
     overlay
         .text(&unit(STREAMING_DEVICES), service("/usr/bin/sleep infinity"), 0o644)
         .text(&unit(STREAMING_SNAPSHOTTER), service(&format!("{SNAPSHOTTER} plain")), 0o644)
@@ -92,6 +92,8 @@ fn a_node_streams_survives_its_services_and_a_reboot_and_does_without_them() {
     assert_the_mirror_is_withdrawn_and_comes_back(&mut vm);
     assert_pulls_come_back(&mut vm, STREAMING_SNAPSHOTTER, "STOP", HUNG_SNAPSHOTTER);
 
+    assert_a_device_that_hangs_is_seen(&mut vm);
+    measure(&mut vm);
     assert_streaming_is_left_when_the_snapshotter_stays_silent(&mut vm);
 
     told(&mut vm, "mv /usr/bin/pretend-snapshotter /usr/bin/pretend-snapshotter.gone");
@@ -123,17 +125,80 @@ fn assert_pulls_come_back(vm: &mut Vm, unit: &str, signal: &str, limit: Duration
     note(format_args!("| {unit} | {signal} | a pull worked after {:.0} s |", start.elapsed().as_secs_f64()));
 }
 
+/// A disk of the kernel's own, under the name of those that stream, that stops to answer and answers again. Source: scsi_debug(4).
+fn assert_a_device_that_hangs_is_seen(vm: &mut Vm) {
+    const STALLED: &str = "StreamedDeviceStalled";
+    told(
+        vm,
+        "modprobe scsi_debug inq_vendor=LIO-ORG dev_size_mb=8 && udevadm settle && grep -l LIO-ORG /sys/block/*/device/vendor",
+    );
+    let switch = |opts: u8, every: u8| {
+        let at = "/sys/bus/pseudo/drivers/scsi_debug";
+        format!("echo {opts} >{at}/opts; echo {every} >{at}/every_nth")
+    };
+    told(vm, &switch(4, 1));
+    let start = guest::now(vm);
+    let document = until_health(vm, |document| guest::finding(document, STALLED).is_some());
+    assert_eq!(document["verdict"]["state"], "Degraded", "{document:#}");
+    let seen = guest::now(vm) - start;
+    told(vm, &switch(0, 0));
+    let start = guest::now(vm);
+    until_health(vm, |document| document["verdict"]["state"] == "Healthy");
+    note(format_args!("| {STALLED} | seen after {seen:.0} s | cleared after {:.0} s |", guest::now(vm) - start));
+}
+
+/// From the pull to the first process of a container, of an image of 256 MiB: whole, and with its layers there before it is pulled. And small
+/// pulls with and without the guard, which stands in nobody's way.
+fn measure(vm: &mut Vm) {
+    const LARGE: &str = "127.0.0.1:5999/test/large:1";
+    let start_of = |name: &str| {
+        format!(
+            "ctr --namespace k8s.io images rm --sync {LARGE} >/dev/null 2>&1; sync; echo 3 >/proc/sys/vm/drop_caches; \
+             a=$(date +%s%N); ask-cri pull {LARGE} >/dev/null && ask-cri run {name} {LARGE} >/dev/null && \
+             echo $(( ($(date +%s%N) - a) / 1000000 ))"
+        )
+    };
+    let milliseconds = |vm: &mut Vm, command: &str| told(vm, command).parse::<f64>().unwrap();
+    let whole = milliseconds(vm, &start_of("whole"));
+    let remote = format!(
+        "pretend-registry lay-out /var/lib/containerd/io.containerd.snapshotter.v1.overlaybd/layers test/large:1+256; \
+         {}; nap-agent streaming wait --timeout 30",
+        mode("remote")
+    );
+    told(vm, &remote);
+    let streamed = milliseconds(vm, &start_of("streamed"));
+    note(format_args!(
+        "256 MiB from pull to process: whole {whole} ms, streamed {streamed} ms, ratio {:.2}",
+        streamed / whole
+    ));
+    assert!(streamed < whole, "what is there is not faster than what is pulled");
+    let pulls = format!(
+        "a=$(date +%s%N); for i in $(seq 20); do {PULL} >/dev/null; done; echo $(( ($(date +%s%N) - a) / 20000000 ))"
+    );
+    let guarded = milliseconds(vm, &pulls);
+    told(vm, "systemctl stop nap-agent");
+    let alone = milliseconds(vm, &pulls);
+    told(vm, "systemctl start nap-agent");
+    note(format_args!("a small pull, with the guard {guarded} ms, without {alone} ms, ratio {:.2}", guarded / alone));
+    told(vm, &mode("plain"));
+    until_health(vm, |document| document["verdict"]["state"] == "Healthy");
+}
+
+/// Makes the snapshotter another from its next start on, and starts it.
+fn mode(mode: &str) -> String {
+    format!(
+        "mkdir -p /etc/systemd/system/{STREAMING_SNAPSHOTTER}.d; \
+         printf '[Service]\\nExecStart=\\nExecStart={SNAPSHOTTER} {mode}\\n' >/etc/systemd/system/{STREAMING_SNAPSHOTTER}.d/mode.conf; \
+         systemctl daemon-reload; systemctl kill --kill-whom=main --signal=KILL {STREAMING_SNAPSHOTTER}"
+    )
+}
+
 /// Two restarts that help nothing, and the node goes on without; what runs, runs on.
 fn assert_streaming_is_left_when_the_snapshotter_stays_silent(vm: &mut Vm) {
     told(vm, &format!("ask-cri run second {IMAGE}"));
     let running = "ctr --namespace k8s.io tasks list --quiet | sort | xargs";
     let before = told(vm, running);
-    let hang = format!(
-        "mkdir -p /etc/systemd/system/{STREAMING_SNAPSHOTTER}.d; \
-         printf '[Service]\\nExecStart=\\nExecStart={SNAPSHOTTER} hang\\n' >/etc/systemd/system/{STREAMING_SNAPSHOTTER}.d/hang.conf; \
-         systemctl daemon-reload; systemctl kill --kill-whom=main --signal=KILL {STREAMING_SNAPSHOTTER}"
-    );
-    told(vm, &hang);
+    told(vm, &mode("hang"));
     let start = Instant::now();
     while vm.run("grep -qx 'snapshotter = \"overlaybd\"' /etc/containerd/config.toml", BOOT).unwrap().status == 0 {
         assert!(start.elapsed() < LEFT, "streaming is not left: {}", told(vm, "nap-agent repairs"));
