@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use nap_e2e::node::{Node, api_options};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 const RUNS: usize = 9;
 
@@ -64,8 +67,68 @@ async fn guard(agent: &Path) -> anyhow::Result<()> {
         ticks as f64 * 10.0 / 100.0,
         field("Threads:")
     );
+    polls(&listen, id).await?;
     guard.kill().await?;
     Ok(())
+}
+
+/// Connections that ask at once, as a few pollers do, and for how long.
+const POLLERS: usize = 8;
+const POLLED_FOR: Duration = Duration::from_secs(10);
+
+/// How many polls of an unchanged document are answered, and how fast.
+async fn polls(address: &str, id: u32) -> anyhow::Result<()> {
+    let (head, _) = ask(&mut TcpStream::connect(address).await?, "").await?;
+    let etag = head.lines().find_map(|line| line.strip_prefix("etag: ")).context("the document has a tag")?.to_owned();
+    let (before, start) = (cpu_ticks(id)?, Instant::now());
+    let mut pollers = JoinSet::new();
+    for _ in 0..POLLERS {
+        let (address, condition) = (address.to_owned(), format!("if-none-match: {etag}\r\n"));
+        pollers.spawn(async move {
+            let mut connection = TcpStream::connect(address).await?;
+            let (mut took, mut bytes) = (Vec::new(), 0);
+            while start.elapsed() < POLLED_FOR {
+                let asked = Instant::now();
+                let (head, _) = ask(&mut connection, &condition).await?;
+                // The verdict of a node that has just booted may change once.
+                ensure!(head.starts_with("HTTP/1.1 304") || head.starts_with("HTTP/1.1 200"), "{head}");
+                took.push(asked.elapsed().as_secs_f64() * 1000.0);
+                bytes = bytes.max(if head.starts_with("HTTP/1.1 304") { head.len() } else { 0 });
+            }
+            anyhow::Ok((took, bytes))
+        });
+    }
+    let (mut took, mut bytes) = (Vec::new(), 0);
+    while let Some(poller) = pollers.join_next().await {
+        let (of_it, size) = poller??;
+        took.extend(of_it);
+        bytes = bytes.max(size);
+    }
+    let (seconds, cpu) = (start.elapsed().as_secs_f64(), (cpu_ticks(id)? - before) as f64 / 100.0);
+    took.sort_by(f64::total_cmp);
+    println!(
+        "polls: {:.0} a second beside their {POLLERS} clients, {:.0} for each second of CPU, p99 {:.2} ms, a 304 has {bytes} bytes",
+        took.len() as f64 / seconds,
+        took.len() as f64 / cpu,
+        took[took.len() * 99 / 100],
+    );
+    Ok(())
+}
+
+/// One request on a connection that stays; the answer's head and body.
+async fn ask(connection: &mut TcpStream, condition: &str) -> anyhow::Result<(String, Vec<u8>)> {
+    connection.write_all(format!("GET /v1/health HTTP/1.1\r\nhost: x\r\n{condition}\r\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    loop {
+        let read = connection.read_buf(&mut answer).await?;
+        ensure!(read > 0, "the connection ended");
+        let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(&answer[..end + 4]).into_owned();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+        if answer.len() >= end + 4 + length {
+            return Ok((head, answer.split_off(end + 4)));
+        }
+    }
 }
 
 /// User and system time of a process in ticks of 10 ms.
