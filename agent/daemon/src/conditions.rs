@@ -41,7 +41,7 @@ pub(crate) fn start(root: &Arc<Root>, health: &Health) -> anyhow::Result<()> {
     let published = health.subscribe();
     let thread = std::thread::Builder::new().name("conditions".to_owned());
     thread.spawn(move || {
-        let mut writer = Writer { root, published, uid: None, on_node: Vec::new(), failures: 0 };
+        let mut writer = Writer::new(root, published);
         match runtime.block_on(writer.keep()) {}
     })?;
     Ok(())
@@ -68,8 +68,27 @@ pub(crate) async fn remove(context: &Context, out: &mut impl Write) -> anyhow::R
     Ok(0)
 }
 
-struct Writer {
-    root: Arc<Root>,
+/// Who has the Node.
+trait Server {
+    /// As [`conditions::missing`].
+    async fn missing(&self, node: &str, wanted: &[Condition]) -> Result<(String, Vec<Condition>), ConditionError>;
+    /// As [`conditions::write`].
+    async fn write(&self, node: &str, uid: &str, conditions: &[Condition]) -> Result<(), ConditionError>;
+}
+
+/// By kubelet's credential below a root.
+impl Server for Arc<Root> {
+    async fn missing(&self, node: &str, wanted: &[Condition]) -> Result<(String, Vec<Condition>), ConditionError> {
+        conditions::missing(self, node, wanted).await
+    }
+
+    async fn write(&self, node: &str, uid: &str, conditions: &[Condition]) -> Result<(), ConditionError> {
+        conditions::write(self, node, uid, conditions).await
+    }
+}
+
+struct Writer<S> {
+    server: S,
     published: watch::Receiver<Arc<Published>>,
     /// Of the Node that was read.
     uid: Option<String>,
@@ -78,7 +97,11 @@ struct Writer {
     failures: u32,
 }
 
-impl Writer {
+impl<S: Server> Writer<S> {
+    fn new(server: S, published: watch::Receiver<Arc<Published>>) -> Self {
+        Self { server, published, uid: None, on_node: Vec::new(), failures: 0 }
+    }
+
     async fn keep(&mut self) -> Infallible {
         // Until there is a Node there is nothing to write to, and no credential.
         let news = self.news().await;
@@ -127,10 +150,10 @@ impl Writer {
                 let is_new = |one: &&Condition| is_heartbeat || !self.on_node.contains(one);
                 (uid.clone(), wanted.iter().filter(is_new).cloned().collect())
             }
-            None => conditions::missing(&self.root, node, wanted).await?,
+            None => self.server.missing(node, wanted).await?,
         };
         if !missing.is_empty() {
-            conditions::write(&self.root, node, &uid, &missing).await?;
+            self.server.write(node, &uid, &missing).await?;
             for one in &missing {
                 info!(kind = one.kind, status = %one.status, finding = one.reason, "condition written");
             }
@@ -164,4 +187,112 @@ impl Writer {
 
 fn next_heartbeat() -> Instant {
     Instant::now() + random::about(HEARTBEAT, 0.2)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use jiff::Timestamp;
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+
+    const NODES: usize = 5000;
+    const MINUTE: u64 = 60;
+
+    /// A server that counts what each second brings, and is away at times.
+    struct Counting {
+        start: Instant,
+        seconds: Mutex<Vec<u32>>,
+        is_down: AtomicBool,
+    }
+
+    impl Counting {
+        fn ask(&self) -> Result<(), ConditionError> {
+            let second = usize::try_from(self.start.elapsed().as_secs()).unwrap();
+            let mut seconds = self.seconds.lock().unwrap();
+            let length = seconds.len().max(second + 1);
+            seconds.resize(length, 0);
+            seconds[second] += 1;
+            if self.is_down.load(Ordering::Relaxed) {
+                return Err(ConditionError::Failed("connection refused".to_owned()));
+            }
+            Ok(())
+        }
+
+        /// Requests a second on average, and in the busiest second, from one minute to another.
+        fn rate(&self, from: u64, to: u64) -> (f64, u32) {
+            let seconds = self.seconds.lock().unwrap();
+            let of =
+                (from * MINUTE..to * MINUTE).map(|at| seconds.get(usize::try_from(at).unwrap()).copied().unwrap_or(0));
+            (f64::from(of.clone().sum::<u32>()) / ((to - from) * MINUTE) as f64, of.max().unwrap_or(0))
+        }
+    }
+
+    impl Server for Arc<Counting> {
+        async fn missing(&self, _node: &str, wanted: &[Condition]) -> Result<(String, Vec<Condition>), ConditionError> {
+            self.ask().map(|()| ("uid".to_owned(), wanted.to_vec()))
+        }
+
+        async fn write(&self, _node: &str, _uid: &str, _conditions: &[Condition]) -> Result<(), ConditionError> {
+            self.ask()
+        }
+    }
+
+    fn news(status: ConditionStatus) -> Arc<Published> {
+        let condition = Condition {
+            kind: "NapRuntimeReady".to_owned(),
+            status,
+            reason: "r".to_owned(),
+            message: "m".to_owned(),
+            last_transition_time: Timestamp::UNIX_EPOCH,
+        };
+        Arc::new(Published::of("node", vec![condition]))
+    }
+
+    /// What the facts (7.1) promise of five thousand nodes, in a time of its own: all start at once, are left alone for an hour, lose the server
+    /// for ten minutes in which each has something new to say, and have it back.
+    #[tokio::test(start_paused = true)]
+    async fn five_thousand_nodes_leave_the_server_alone() {
+        LocalSet::new().run_until(fleet()).await;
+    }
+
+    async fn fleet() {
+        let server = Counting { start: Instant::now(), seconds: Mutex::default(), is_down: AtomicBool::new(false) };
+        let server = Arc::new(server);
+        let mut nodes = Vec::new();
+        for _ in 0..NODES {
+            let (published, receiver) = watch::channel(news(ConditionStatus::True));
+            let mut writer = Writer::new(Arc::clone(&server), receiver);
+            spawn_local(async move { writer.keep().await });
+            nodes.push(published);
+        }
+        let until =
+            async |minute: u64| tokio::time::sleep_until(server.start + Duration::from_secs(minute * MINUTE)).await;
+        until(70).await;
+        let started = server.rate(0, 1);
+        let steady = server.rate(10, 70);
+
+        server.is_down.store(true, Ordering::Relaxed);
+        // Each learns of it within half a minute, as the watch asks.
+        for published in &nodes {
+            let (published, wait) = (published.clone(), random::up_to(Duration::from_secs(30)));
+            spawn_local(async move {
+                sleep(wait).await;
+                published.send_replace(news(ConditionStatus::Unknown));
+            });
+        }
+        until(80).await;
+        let (first, later) = (server.rate(70, 71), server.rate(75, 80));
+        server.is_down.store(false, Ordering::Relaxed);
+        until(100).await;
+        let (back, after) = (server.rate(80, 86), server.rate(87, 100));
+        assert!(started.1 <= 300, "{started:?}");
+        assert!(steady.0 <= 3.1 && steady.1 <= 20, "{steady:?}");
+        assert!(first.1 <= 1200 && later.0 <= 40.0, "{first:?} {later:?}");
+        assert!(back.0 <= 20.0 && back.1 <= 60, "{back:?}");
+        assert!(after.0 <= 5.0, "all have written, and are left alone again: {after:?}");
+    }
 }

@@ -66,6 +66,11 @@ pub(crate) struct Published {
 }
 
 impl Published {
+    #[cfg(test)]
+    pub(crate) fn of(node_name: &str, conditions: Vec<Condition>) -> Self {
+        Self { node_name: node_name.to_owned(), conditions, ..Self::default() }
+    }
+
     /// Empty before it is known.
     pub(crate) fn node_name(&self) -> &str {
         &self.node_name
