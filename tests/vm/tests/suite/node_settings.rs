@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use nap_vm::{Image, Vm, VmLock, artifact};
+use nap_vm::{Image, Overlay, Vm, VmLock, artifact};
 
 use crate::azure::{API_SERVER, API_SERVER_NAME, Azure};
 use crate::guest::{self, BOOT, COMMAND, json, note, told, wait_for_agent};
@@ -43,14 +43,85 @@ const SETTINGS: &[(&str, &str)] = &[
     ("systemctl show --property ControlGroup localdns.service", "ControlGroup=/localdns.slice/localdns.service"),
 ];
 
+/// The same of a node whose resolver is systemd-resolved, as distributions for Azure have it.
+const OF_RESOLVED: &[(&str, &str)] = &[
+    ("readlink /etc/resolv.conf", STUB),
+    ("systemctl is-active systemd-resolved.service localdns.service", "active\nactive"),
+    ("grep '^nameserver' /etc/resolv.conf", "nameserver 127.0.0.53"),
+    ("grep '^search' /etc/resolv.conf", "search corp.example lab.example"),
+    ("resolvectl dns | grep '^Global'", "Global: 169.254.10.10"),
+    ("resolvectl domain | grep '^Global' | tr ' ' '\\n' | sort | xargs", "Global: corp.example lab.example ~."),
+    ("cat /run/nap-agent/localdns/upstream.conf", "nameserver 168.61.0.2"),
+    ("grep -A 2 clusterDNS /etc/default/kubeletconfig.json | grep -o '169.254.10.11'", "169.254.10.11"),
+];
+
+const STUB: &str = "../run/systemd/resolve/stub-resolv.conf";
+
+#[test]
+fn a_node_with_systemd_resolved_asks_the_cache_and_searches_its_domains() {
+    if !guest::is_wanted("NAP_VM_LONG", "make vm-long") {
+        return;
+    }
+    let (lock, image) = (VmLock::take().unwrap(), Image::build().unwrap());
+    let azure = Azure::start();
+    // QEMU's DHCP names no server; a virtual network's does.
+    let overlay = with_programs().link("/etc/resolv.conf", STUB).text(
+        "/etc/systemd/network/10-cloud-init-eth0.network.d/dns.conf",
+        "[Network]\nDNS=168.61.0.2\n",
+        0o644,
+    );
+    let document = azure
+        .bootstrap_with("nodeClass:\n  localDNS: {mode: Required}\n")
+        .replace("network:\n  mode: none\n", "network:\n  mode: none\n  searchDomains: [corp.example, lab.example]\n");
+    let options = azure.vm("resolved", overlay, &document);
+    let mut vm = Vm::start_with(lock, &image, &options).unwrap();
+
+    assert_eq!(wait_for_agent(&mut vm), 0);
+    wait_for_resolved(&mut vm);
+    guest::assert_nothing_drifted(&mut vm);
+
+    vm.reboot(BOOT).unwrap();
+    assert_eq!(wait_for_agent(&mut vm), 0);
+    wait_for_resolved(&mut vm);
+
+    // Without the cache, resolved asks whom it asked before.
+    told(&mut vm, "systemctl stop nap-agent.service localdns.service");
+    let without = told(&mut vm, "resolvectl dns | grep '^Global'; ls /run/systemd/resolved.conf.d");
+    assert_eq!(without, "Global:");
+    told(&mut vm, "systemctl start localdns.service nap-agent.service");
+    wait_for_resolved(&mut vm);
+
+    let both = "rm /etc/systemd/resolved.conf.d/50-nap-agent.conf /run/systemd/resolved.conf.d/90-nap-agent-localdns.conf && \
+                systemctl restart systemd-resolved.service && resolvectl domain | grep '^Global'";
+    assert_eq!(told(&mut vm, both), "Global:", "nobody is as quick as that");
+    let took = wait_for_resolved(&mut vm);
+    note(format_args!("resolved's settings were put back after {} s", took.as_secs()));
+    wait_until_put_back(&mut vm);
+}
+
+/// resolved restarts when its settings change, and says nothing meanwhile.
+fn wait_for_resolved(vm: &mut Vm) -> Duration {
+    let start = Instant::now();
+    loop {
+        let wrong: Vec<_> = OF_RESOLVED.iter().filter_map(|(command, wanted)| wrong(vm, command, wanted)).collect();
+        if wrong.is_empty() {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < REPAIR, "{wrong:#?}");
+    }
+}
+
+fn with_programs() -> Overlay {
+    let coredns = "/opt/azure/containers/localdns/binary/coredns";
+    guest::node().file(coredns, artifact("pretend-coredns").unwrap(), 0o755)
+}
+
 #[test]
 fn what_a_node_is_asked_for_is_applied_kept_and_put_back() {
     let (lock, image) = (VmLock::take().unwrap(), Image::build().unwrap());
     let azure = Azure::start();
     let certificate = rcgen::generate_simple_self_signed(["nap-vm root".to_owned()]).unwrap().cert.pem();
-    let coredns = "/opt/azure/containers/localdns/binary/coredns";
-    let overlay = guest::node().file(coredns, artifact("pretend-coredns").unwrap(), 0o755);
-    let options = azure.vm("settings", overlay, &document(&azure, &certificate));
+    let options = azure.vm("settings", with_programs(), &document(&azure, &certificate));
     let mut vm = Vm::start_with(lock, &image, &options).unwrap();
 
     assert_eq!(wait_for_agent(&mut vm), 0);
