@@ -93,7 +93,8 @@ fn a_node_with_systemd_resolved_asks_the_cache_and_searches_its_domains() {
 
     let both = "rm /etc/systemd/resolved.conf.d/50-nap-agent.conf /run/systemd/resolved.conf.d/90-nap-agent-localdns.conf && \
                 systemctl restart systemd-resolved.service && resolvectl domain | grep '^Global'";
-    assert_eq!(told(&mut vm, both), "Global:", "nobody is as quick as that");
+    // LocalDNS may be that quick with its own; the guard is not.
+    assert!(!told(&mut vm, both).contains("corp.example"), "nobody is as quick as that");
     let took = wait_for_resolved(&mut vm);
     note(format_args!("resolved's settings were put back after {} s", took.as_secs()));
     wait_until_put_back(&mut vm);
