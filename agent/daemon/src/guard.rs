@@ -50,6 +50,9 @@ const HOSTS: &str = "registries.hosts.";
 /// How many looks in a row a streaming mirror that was silent must answer before it is used again.
 const MIRROR_ANSWERS_NEEDED: u32 = 2;
 
+/// When a containerd that did not tell of its images is asked again.
+const IMAGES_AGAIN: Duration = Duration::from_secs(60);
+
 /// How often the tag with a private API server's address is read, give or take a half.
 /// Source: AgentBaker, `reconcilePrivateHosts.sh`.
 const TAG_EVERY: Duration = Duration::from_secs(15);
@@ -103,8 +106,8 @@ pub(crate) struct Guard<'a> {
     tag_at: Instant,
     /// How many looks in a row the streaming mirror has answered after it was silent.
     mirror_answered: u32,
-    /// On a node that has left streaming: no image lacks the layers that were streamed.
-    images_are_whole: bool,
+    /// On a node that has left streaming: when the images are looked through for those that lack what was streamed; never, once none does.
+    images_at: Option<Instant>,
     observe_only: bool,
 }
 
@@ -112,8 +115,8 @@ impl<'a> Guard<'a> {
     pub(crate) fn new(context: &'a Context, tail: &'a Tail, health: &'a Health, observe_only: bool) -> Self {
         let repairs = past_repairs(context);
         let (said, tag_at) = (String::new(), Instant::now());
-        let (config, mirror_answered, images_are_whole) = (None, 0, false);
-        Self { context, tail, health, config, repairs, said, tag_at, mirror_answered, images_are_whole, observe_only }
+        let (config, mirror_answered, images_at) = (None, 0, Some(tag_at));
+        Self { context, tail, health, config, repairs, said, tag_at, mirror_answered, images_at, observe_only }
     }
 
     /// Watches for ever.
@@ -211,7 +214,8 @@ impl<'a> Guard<'a> {
             return Ok(State::Failed(format!("{}: {}", unknown.step, unknown.why)));
         }
         found.retain(|difference| !is_ill(&plan, difference));
-        let whole_images = whole_images.filter(|_| !self.images_are_whole && !self.observe_only);
+        let is_due = self.images_at.is_some_and(|at| Instant::now() >= at) && !self.observe_only;
+        let whole_images = whole_images.filter(|_| is_due);
         if found.is_empty() && whole_images.is_none() {
             return Ok(State::InSync);
         }
@@ -225,7 +229,8 @@ impl<'a> Guard<'a> {
         }
         let (mut stages, left) =
             self.allowed(plan, &found.iter().map(|difference| difference.step.as_str()).collect::<Vec<_>>()).await;
-        if let Some(stage) = whole_images {
+        // A containerd that has not changed yet would stream again what is forgotten.
+        if let Some(stage) = whole_images.filter(|_| !left.iter().any(|why| why.starts_with("containerd."))) {
             let after = stages.iter().position(|stage| stage.name == "containerd").map_or(0, |at| at + 1);
             stages.insert(after, stage);
         }
@@ -326,7 +331,7 @@ impl<'a> Guard<'a> {
         for stage in stages.iter().filter(|stage| !stage.steps.is_empty()) {
             let applied = executor.apply(stage).await.map_err(|error| chain(&error))?;
             if stage.name == WHOLE_IMAGES {
-                self.images_are_whole = applied.degraded.is_empty();
+                self.images_at = (!applied.degraded.is_empty()).then(|| Instant::now() + IMAGES_AGAIN);
             }
             repaired.extend(applied.changed);
         }

@@ -37,7 +37,7 @@ pub fn cpu_time() -> Duration {
 pub struct Cmd {
     program: PathBuf,
     arguments: Vec<String>,
-    kept: Option<&'static str>,
+    kept: &'static [&'static str],
     limit: Duration,
 }
 
@@ -77,13 +77,13 @@ impl Cmd {
     /// A program by absolute path, with a time limit.
     pub fn new(program: PathBuf, arguments: &[&str], limit: Duration) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Self { program, arguments, kept: None, limit }
+        Self { program, arguments, kept: &[], limit }
     }
 
-    /// The same, with this variable of our own environment.
+    /// The same, with these variables of our own environment.
     #[must_use]
-    pub fn keeping(self, variable: &'static str) -> Self {
-        Self { kept: Some(variable), ..self }
+    pub fn keeping(self, kept: &'static [&'static str]) -> Self {
+        Self { kept, ..self }
     }
 
     /// Runs it and returns what it printed.
@@ -143,9 +143,7 @@ impl Cmd {
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        if let Some((name, value)) = self.kept.and_then(|name| Some((name, std::env::var_os(name)?))) {
-            command.env(name, value);
-        }
+        command.envs(self.kept.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command
     }
 }

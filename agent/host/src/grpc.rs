@@ -20,6 +20,9 @@ pub(crate) const KUBERNETES: &str = "k8s.io";
 /// `NOT_FOUND`. Source: grpc.io, status codes.
 pub(crate) const NOT_FOUND: u32 = 5;
 
+/// `FAILED_PRECONDITION`. Source: the same.
+pub(crate) const FAILED_PRECONDITION: u32 = 9;
+
 /// Why a call had no answer.
 #[derive(Debug, Error)]
 pub(crate) enum CallError {

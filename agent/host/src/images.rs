@@ -7,7 +7,7 @@
 //! content, not the CRI, which does not tell what is in the store. Source: containerd, `api/services/images/v1`, `api/services/content/v1`.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,8 +16,9 @@ use nap_model::plan::{AbsPath, chain_ids};
 use serde_json::Value as Json;
 use thiserror::Error;
 use tokio::time::timeout;
+use tracing::warn;
 
-use crate::grpc::{self, CallError, NOT_FOUND, text_field};
+use crate::grpc::{self, CallError, FAILED_PRECONDITION, NOT_FOUND, text_field};
 use crate::root::Root;
 
 /// Longest time for one answer, on a machine that has just started.
@@ -38,6 +39,14 @@ pub enum ImagesError {
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// containerd does not do it as things are.
+    #[error("containerd refuses {what}: {why}")]
+    Refused {
+        /// What was asked for.
+        what: &'static str,
+        /// Its words.
+        why: String,
     },
     /// The answer is none.
     #[error("containerd's answer about {0} cannot be read")]
@@ -148,7 +157,11 @@ pub(crate) async fn strike_out(root: &Root, socket: &AbsPath, snapshotter: &str)
     for snapshot in lost.snapshots {
         // RemoveSnapshotRequest{snapshotter: 1, key: 2}
         let message = [text_field(1, snapshotter), text_field(2, &snapshot)].concat();
-        ask(&socket, "the removal of a snapshot", "snapshots.v1.Snapshots/Remove", &message).await?;
+        match ask(&socket, "the removal of a snapshot", "snapshots.v1.Snapshots/Remove", &message).await {
+            // Another stands on it that no image and no container names; containerd collects that one by itself.
+            Err(ImagesError::Refused { what, why }) => warn!(snapshot, why, "{what} is put off"),
+            other => _ = other?,
+        }
     }
     for (name, digest) in lost.images {
         if lacks_layers(&socket, &digest).await? {
@@ -168,15 +181,20 @@ struct Lost {
 
 async fn lost(socket: &Path, snapshotter: &str) -> Result<Lost, ImagesError> {
     let (mut images, mut snapshots) = (Vec::new(), BTreeSet::new());
+    // An image of pods has three names.
+    let mut known: BTreeMap<String, bool> = BTreeMap::new();
     for (name, digest) in names_and_digests(socket).await? {
-        let mut is_whole = true;
-        for (height, snapshot) in chain_ids(&layers_of(socket, &digest).await?).into_iter().enumerate() {
-            if is_lost(socket, snapshotter, &snapshot).await? {
-                is_whole = false;
-                snapshots.insert((Reverse(height), snapshot));
+        if !known.contains_key(&digest) {
+            let mut is_whole = true;
+            for (height, snapshot) in chain_ids(&layers_of(socket, &digest).await?).into_iter().enumerate() {
+                if is_lost(socket, snapshotter, &snapshot).await? {
+                    is_whole = false;
+                    snapshots.insert((Reverse(height), snapshot));
+                }
             }
+            known.insert(digest.clone(), is_whole);
         }
-        if !is_whole {
+        if known.get(&digest) == Some(&false) {
             images.push((name, digest));
         }
     }
@@ -264,6 +282,9 @@ async fn messages(
     match timeout(ANSWER_LIMIT, grpc::call(socket, &method, message, most)).await {
         Ok(Ok(messages)) => Ok(Some(messages)),
         Ok(Err(CallError::Status { code: NOT_FOUND, .. })) => Ok(None),
+        Ok(Err(CallError::Status { code: FAILED_PRECONDITION, message })) => {
+            Err(ImagesError::Refused { what, why: message })
+        }
         Ok(Err(error)) => Err(ImagesError::Call { what, source: error.into() }),
         Err(late) => Err(ImagesError::Call { what, source: late.into() }),
     }

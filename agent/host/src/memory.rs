@@ -1,11 +1,11 @@
-//! Keeps this process in memory: a guard whose pages must be read from a disk that hangs cannot tell that it hangs.
+//! Keeps in memory what this process has used once: a watch whose pages must be read again from a disk that hangs cannot tell that it hangs.
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 
-/// Locks every page that this process has touched, and those that it will touch, from then on. What it never touches stays where it is, so
-/// this costs nothing. Source: mlockall(2), `MCL_ONFAULT`, since Linux 4.4.
+/// Locks every page that this process has touched, and those that it will touch, from then on. What it has never done, a repair for one, may
+/// still have to be read first; that happens on threads of their own. To have the whole program in memory would double what the guard holds. Source: mlockall(2), `MCL_ONFAULT`, since Linux 4.4.
 ///
 /// # Errors
 /// `EPERM` or `ENOMEM` without the right to lock so much (`LimitMEMLOCK=`).

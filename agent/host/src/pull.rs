@@ -35,6 +35,9 @@ const PROVIDER_LIMIT: Duration = Duration::from_secs(60);
 /// Pauses before another try.
 const AGAIN_AFTER: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(120)];
 
+/// What the program is told by its environment, as kubelet's would: where its cloud is, and the proxy.
+const PROVIDER_VARIABLES: &[&str] = &["AZURE_ENVIRONMENT_FILEPATH", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+
 const MAX_ANSWER: usize = 1 << 20;
 
 /// How the pulls of a list ended.
@@ -55,10 +58,7 @@ pub async fn pull_all(root: &Arc<Root>, images: &[String], parallel: usize) -> P
     for (number, image) in images.iter().cloned().enumerate() {
         let (root, turns) = (Arc::clone(root), Arc::clone(&turns));
         let number = format!("{} of {}", number + 1, images.len());
-        running.spawn(async move {
-            let _turn = turns.acquire_owned().await.expect("nobody closes it");
-            pull(&root, &image, &number).await
-        });
+        running.spawn(async move { pull(&root, &image, &number, &turns).await });
     }
     let mut pulls = Pulls::default();
     while let Some(ended) = running.join_next().await {
@@ -72,8 +72,9 @@ pub async fn pull_all(root: &Arc<Root>, images: &[String], parallel: usize) -> P
 }
 
 /// Whether it had to be pulled.
-async fn pull(root: &Root, image: &str, number: &str) -> Result<bool, ()> {
+async fn pull(root: &Root, image: &str, number: &str, turns: &Semaphore) -> Result<bool, ()> {
     for pause in AGAIN_AFTER.map(Some).into_iter().chain([None]) {
+        let turn = turns.acquire().await.expect("nobody closes it");
         let start = Instant::now();
         info!(image, number, "pulling");
         match try_pull(root, image).await {
@@ -83,6 +84,7 @@ async fn pull(root: &Root, image: &str, number: &str) -> Result<bool, ()> {
             }
             Err(error) => warn!(image, number, error, again_in_s = pause.map(|pause| pause.as_secs()), "cannot pull"),
         }
+        drop(turn); // others go on meanwhile
         sleep(pause.ok_or(())?).await;
     }
     Err(())
@@ -97,7 +99,11 @@ async fn try_pull(root: &Root, image: &str) -> Result<bool, String> {
         return Ok(false);
     }
     // PullImageRequest{image: 1 ImageSpec, auth: 2 AuthConfig{username: 1, password: 2}}
-    let auth = match credentials(root, image).await? {
+    let auth = credentials(root, image).await.unwrap_or_else(|error| {
+        warn!(image, error, "no credentials; pulling without");
+        None
+    });
+    let auth = match auth {
         Some(auth) => [text_field(1, auth.username.reveal()), text_field(2, auth.password.reveal())].concat(),
         None => Vec::new(),
     };
@@ -135,7 +141,7 @@ async fn credentials(root: &Root, image: &str) -> Result<Option<Auth>, String> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let question = json!({"apiVersion": provider["apiVersion"], "kind": "CredentialProviderRequest", "image": image});
     let program = Cmd::new(root.outside(CREDENTIAL_PROVIDER), &arguments, PROVIDER_LIMIT);
-    let answer = program.keeping("AZURE_ENVIRONMENT_FILEPATH").output_for(format!("{question}\n")).await;
+    let answer = program.keeping(PROVIDER_VARIABLES).output_for(format!("{question}\n")).await;
     let answer = answer.map_err(|error| chain(&error))?;
     // Whatever is wrong with it, it is not shown: it may be a password.
     auth_of(&answer, image).ok_or_else(|| format!("{CREDENTIAL_PROVIDER} gave an answer that is none"))

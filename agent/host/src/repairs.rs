@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
 
-use nap_model::plan::AbsPath;
+use nap_model::plan::{AbsPath, LEFT_STREAMING};
 use nap_model::repair::{Act, Attempt};
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::sys::signal::Signal;
@@ -197,13 +197,18 @@ impl Ready {
 /// Notes that this boot of the machine streams no more; whoever plans next plans so.
 fn leave_streaming(root: &Root) -> Result<(), String> {
     let mut facts = persist::read_facts(root).map_err(|error| chain(&error))?.ok_or("no boot's facts are here")?;
+    if facts.boot_id != observe::boot_id(root).map_err(|error| chain(&error))? {
+        return Err("this boot of the machine has no facts yet".to_owned());
+    }
     if facts.streaming.is_none() {
         return Err("nobody asked this node to stream images".to_owned());
     }
     // It has snapshots by now, of containers that run on.
     facts.streaming = Some(observe::streaming(root).map_err(|error| chain(&error))?);
-    facts.streaming_failure = Some("it was left until the next boot".to_owned());
-    persist::write_facts(root, &facts).map_err(|error| chain(&error))
+    facts.streaming_failure = Some(LEFT_STREAMING.to_owned());
+    persist::write_facts(root, &facts).map_err(|error| chain(&error))?;
+    info!("images are pulled whole until the next boot; the guard follows");
+    Ok(())
 }
 
 async fn revive(units: &Units, unit: &str, limit: Duration) -> Result<(), String> {

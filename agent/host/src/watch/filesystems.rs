@@ -20,12 +20,8 @@ use super::aside::Aside;
 use crate::root::{FileError, Root};
 
 /// Where we look, in this order: a directory on the file system of an earlier one is not looked at again. The first holds our own
-/// state, so an unwritable one there is our own fault, too.
-const DIRECTORIES: [&str; 5] =
-    ["/var/lib/nap-agent", "/var/lib/containerd", "/var/lib/kubelet", "/run", "/opt/overlaybd"];
-
-/// Where only the room is looked at: `/run` has no disk, and without its caches of streamed images a node is a node.
-const NOT_WRITTEN: [&str; 2] = ["/run", "/opt/overlaybd"];
+/// state, so an unwritable one there is our own fault, too. In `/run` nothing is written: it has no disk.
+const DIRECTORIES: [&str; 4] = ["/var/lib/nap-agent", "/var/lib/containerd", "/var/lib/kubelet", "/run"];
 
 const PROBE: &str = ".nap-agent-write-probe";
 
@@ -104,7 +100,7 @@ fn look(root: &Root, path: &str, earlier: &[&str]) -> Look {
     }
     let space = space(&directory)?;
     let start = Instant::now();
-    let written = if NOT_WRITTEN.contains(&path) { Ok(()) } else { write(root, &format!("{path}/{PROBE}")) };
+    let written = if path == "/run" { Ok(()) } else { write(root, &format!("{path}/{PROBE}")) };
     let write = match written {
         Ok(()) => WriteSeen::Done(start.elapsed()),
         Err(error) => WriteSeen::Failed(name(&error)),

@@ -109,6 +109,8 @@ struct Files {
     vm_name: Option<String>,
     /// containerd is told of the snapshotter of artifact streaming, and uses it.
     streams: bool,
+    /// containerd is told of it, and it may serve containers that are still there.
+    knows_snapshotter: bool,
 }
 
 type Events = Result<(Vec<ScheduledEvent>, Option<i64>), String>;
@@ -400,7 +402,7 @@ impl Watch {
             seen.snapshotter = Some(Ok(()));
         }
         // Those of containers are there until they end, also when the node has left streaming.
-        self.streamed |= streams;
+        self.streamed |= self.known.as_ref().is_some_and(|known| known.knows_snapshotter);
         if self.streamed {
             let (root, news) = (&self.root, &self.news);
             self.streamed_devices = self.streamed_devices.take().or_else(|| StreamedDevices::start(root, news));
@@ -409,6 +411,7 @@ impl Watch {
                     devices.ask();
                 }
                 seen.streamed_devices = devices.take();
+                seen.streamed_caches = devices.take_caches();
             }
         }
     }
@@ -470,6 +473,7 @@ fn read_files(root: &Root) -> Option<Files> {
     let containerd = root.read_text(CONTAINERD_CONFIG).ok()?.unwrap_or_default();
     Some(Files {
         streams: containerd.lines().any(|line| line == "snapshotter = \"overlaybd\""),
+        knows_snapshotter: containerd.lines().any(|line| line == "[proxy_plugins.overlaybd]"),
         boot,
         healthz_port: port.unwrap_or(nap_model::plan::HEALTHZ_PORT),
         api_server: server.and_then(|server| ApiServer::try_from(server.trim().trim_matches('"')).ok()),

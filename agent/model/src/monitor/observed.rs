@@ -32,6 +32,8 @@ pub struct Observed {
     pub images: Option<ImagesSeen>,
     /// Which device of a streamed image gives no sector, and what it does instead.
     pub streamed_devices: Option<Result<(), String>>,
+    /// The file system with the caches of streamed images.
+    pub streamed_caches: Option<Space>,
     /// File systems that the node cannot do without.
     pub filesystems: Vec<FilesystemSeen>,
     /// NVMe controllers and their state: `live`, `resetting`, `dead`, ...

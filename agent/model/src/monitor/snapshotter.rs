@@ -4,7 +4,8 @@
 //! images are counted only while it answers: before that a restart of containerd would change nothing.
 
 use super::service::halted;
-use super::{Class, Fault, Monitor, Outcome, Reading, Seen, Signal, Subsystem, degrading, seconds, signal};
+use super::space::{FULL_PERCENT, percent_used};
+use super::{Class, Fault, Monitor, Outcome, Reading, Seen, Signal, Subsystem, at_least, degrading, seconds, signal};
 use crate::os::STREAMING_SNAPSHOTTER;
 
 static SILENT: Fault = degrading(
@@ -31,14 +32,24 @@ static STALLED: Fault = degrading(
     "Look at `systemctl status overlaybd-tcmu` and /var/log/overlaybd.log; what hangs for good ends with a reboot.",
 );
 
+/// A fault of its own: nothing else of the node waits for these caches, so it explains nothing.
+static CACHES: Fault = degrading(
+    "StreamedCachesFull",
+    Subsystem::Storage,
+    "The file system with the caches of streamed images is full: streamed images are read from their registry again and again.",
+    "`df -h /opt/overlaybd`; `cacheConfig` in /etc/overlaybd/overlaybd.json says how large they may be.",
+);
+
 static SILENT_ANSWER: Signal = signal("snapshotter.answer", &SILENT, Class::Probe, (3, 4), seconds(10), 3);
 static SILENT_UNIT: Signal = signal("unit.state", &SILENT, Class::Kernel, (3, 4), seconds(10), 3);
 static UNLISTED_COUNT: Signal = signal("images.listed", &UNLISTED, Class::Probe, (3, 3), seconds(20), 1);
 
 static STALLED_READ: Signal = signal("devices.read", &STALLED, Class::Probe, (2, 2), seconds(10), 2);
 
+static CACHES_SPACE: Signal = signal("caches.free", &CACHES, Class::Counter, (3, 3), seconds(20), 3);
+
 pub(super) const MONITOR: Monitor =
-    Monitor { signals: &[&SILENT_ANSWER, &SILENT_UNIT, &UNLISTED_COUNT, &STALLED_READ], read };
+    Monitor { signals: &[&SILENT_ANSWER, &SILENT_UNIT, &UNLISTED_COUNT, &STALLED_READ, &CACHES_SPACE], read };
 
 fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
     let mut say = |signal, outcome| readings.push(Reading { signal, target: String::new(), outcome });
@@ -70,6 +81,14 @@ fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
         Some(Ok(())) => say(&STALLED_READ, Outcome::Good),
         Some(Err(why)) => say(&STALLED_READ, Outcome::Bad(why.clone())),
     }
+    if let Some(space) = &seen.now.streamed_caches {
+        let used = percent_used(space.free_bytes, space.bytes);
+        if let Some(outcome) = at_least(used, FULL_PERCENT, || format!("more than {FULL_PERCENT} % used")) {
+            say(&CACHES_SPACE, outcome);
+        } else if used < FULL_PERCENT - 2.0 {
+            say(&CACHES_SPACE, Outcome::Good);
+        }
+    }
     match &seen.now.images {
         None => {}
         Some(images) if images.listed >= images.stored => say(&UNLISTED_COUNT, Outcome::Good),
@@ -82,7 +101,7 @@ fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{History, ImagesSeen, Observed, ProcessSeen, UnitSeen};
+    use super::super::{History, ImagesSeen, Observed, ProcessSeen, Space, UnitSeen};
     use super::*;
 
     fn bad(now: &Observed) -> Vec<&'static str> {
@@ -117,6 +136,11 @@ mod tests {
         let now = |read| Observed { streamed_devices: Some(read), ..Observed::default() };
         assert_eq!(bad(&now(Err("sdc: no sector in 12 s".to_owned()))), ["StreamedDeviceStalled"]);
         assert_eq!(bad(&now(Ok(()))), [""; 0]);
+        let space = |free_bytes| Observed {
+            streamed_caches: Some(Space { bytes: 100, free_bytes, inodes: 0, free_inodes: 0 }),
+            ..Observed::default()
+        };
+        assert_eq!((bad(&space(3)), bad(&space(50))), (vec!["StreamedCachesFull"], vec![]));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{
 };
 
 /// Full from here on, in percent used. kubelet evicts from 85 to 90 on, so it has had its chance.
-const FULL_PERCENT: f64 = 95.0;
+pub(super) const FULL_PERCENT: f64 = 95.0;
 
 /// The same for inodes.
 const INODES_PERCENT: f64 = 97.0;
@@ -59,7 +59,7 @@ fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
     }
 }
 
-fn percent_used(free: u64, size: u64) -> f64 {
+pub(super) fn percent_used(free: u64, size: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a percentage needs no 53 bits")]
     if size == 0 { 0.0 } else { 100.0 - 100.0 * (free as f64 / size as f64) }
 }

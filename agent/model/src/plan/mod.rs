@@ -51,8 +51,8 @@ use secure_tls::SecureTls;
 pub use secure_tls::{SECURE_TLS_RUN, SECURE_TLS_UNIT, tries_secure_tls};
 use streaming::Streaming;
 pub use streaming::{
-    MIRROR_ANSWERS, MIRROR_PORT, SNAPSHOTTER_ANSWERS, SNAPSHOTTER_DIRECTORY, SNAPSHOTTER_SOCKET, chain_ids,
-    decides_streaming,
+    LEFT_STREAMING, MIRROR_ANSWERS, MIRROR_PORT, SNAPSHOTTER_ANSWERS, SNAPSHOTTER_DIRECTORY, SNAPSHOTTER_SOCKET,
+    chain_ids, decides_streaming,
 };
 
 use crate::config::NodeConfig;

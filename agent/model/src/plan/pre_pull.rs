@@ -2,6 +2,7 @@
 //! cannot be pulled is a line in the unit's log and its exit status, and no failure of the unit: kubelet pulls it when a pod asks.
 
 use super::cloud;
+use super::proxy::ENVIRONMENT as PROXY;
 use super::resource::{Digest, Readiness, Stage, Step, Want, public_file};
 use crate::config::NodeConfig;
 
@@ -43,6 +44,7 @@ fn unit(config: &NodeConfig) -> Option<String> {
          ProtectSystem=strict\n\
          ProtectHome=yes\n\
          PrivateTmp=yes\n\
+         EnvironmentFile=-{PROXY}\n\
          {environment}\
          ExecStart=/usr/bin/nap-agent pre-pull --parallel {parallel} {images}\n",
         environment = environment.unwrap_or_default(),

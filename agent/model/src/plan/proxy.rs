@@ -8,7 +8,8 @@ use super::resource::{AbsPath, Content, Place, Step, Want, public_file};
 use crate::config::{NodeConfig, Proxy};
 use crate::os::{Distribution, Upgrades};
 
-const ENVIRONMENT: &str = "/etc/nap-agent/proxy.env";
+/// Names the proxy to who reads it.
+pub(super) const ENVIRONMENT: &str = "/etc/nap-agent/proxy.env";
 
 /// Never through a proxy: this machine, the instance metadata service, the host's wireserver.
 const ALWAYS_DIRECT: &[&str] = &["localhost", "127.0.0.1", "::1", "169.254.169.254", "168.63.129.16"];

@@ -33,6 +33,9 @@ pub const SNAPSHOTTER_DIRECTORY: &str = "/var/lib/containerd/io.containerd.snaps
 /// Where the mirror listens on loopback. Source: acr-mirror, `config.toml`.
 pub const MIRROR_PORT: u16 = 8578;
 
+/// Why a node that streamed does so no more.
+pub const LEFT_STREAMING: &str = "it was left until the machine's next boot";
+
 /// The step that asks the mirror.
 pub const MIRROR_ANSWERS: &str = "streaming.mirror-answers";
 
@@ -100,7 +103,10 @@ impl Streaming {
             .streaming
             .as_ref()
             .map_or_else(nobody_looked, |seen: &Seen| (requirements::unmet(config, facts, seen), seen.has_snapshots));
-        why.extend(facts.streaming_failure.iter().map(|why| format!("DidNotComeUp: {why}")));
+        why.extend(facts.streaming_failure.iter().map(|why| match why.as_str() {
+            LEFT_STREAMING => format!("Left: {why}"),
+            why => format!("DidNotComeUp: {why}"),
+        }));
         if why.is_empty() {
             Self::Streams { mirror_failure: facts.mirror_failure.clone(), has_snapshots }
         } else {

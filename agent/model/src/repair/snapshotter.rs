@@ -31,7 +31,7 @@ pub(super) static LEAVE_STREAMING: Repair = Repair {
     on_suspicion: &["SnapshotterUnresponsive"],
     not_while: NO_RESTART_WHILE,
     risk: Risk::Medium,
-    after: Duration::ZERO,
+    after: minutes(5),
     budget: (1, 2),
     pause: (minutes(9), minutes(9)),
     limit: minutes(1),
