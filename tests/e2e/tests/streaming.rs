@@ -141,6 +141,20 @@ async fn a_machine_that_cannot_stream_is_the_node_without_and_says_why() {
 }
 
 #[tokio::test]
+async fn without_any_of_the_three_programs_a_node_pulls() {
+    let _alone = ALONE.lock().await;
+    for unit in STREAMING_UNITS {
+        let Some((node, _registry, image)) = node("plain 0").await else { return };
+        fs::remove_file(node.path(&format!("/opt/{}", unit.trim_end_matches(".service")))).unwrap();
+        boots(&node).await;
+        assert!(!streams(&node), "{unit}");
+        let notes = node.report()["Notes"].to_string();
+        assert!(notes.contains(&format!("ArtifactStreamingUnavailable: ServiceMissing: {unit}")), "{notes}");
+        cri(&node).pull(&image).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_snapshotter_that_hangs_costs_seconds_and_no_pull() {
     let _alone = ALONE.lock().await;
     let Some((node, _registry, image)) = node("hang 0").await else { return };

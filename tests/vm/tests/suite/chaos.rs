@@ -173,7 +173,9 @@ fn choose<'a>(vm: &mut Vm, dice: &mut Dice, made: &Made) -> Vec<&'a Fault> {
     let budgets: Vec<&Value> = budgets.flat_map(|one| one["budgets"].as_array().into_iter().flatten()).collect();
     let has_left = |fault: &&Fault| {
         let spent = |budget: &&&Value| budget["action"] == fault.costs.unwrap_or_default() && budget["remaining"] == 0;
-        !budgets.iter().any(|budget| spent(&budget))
+        // systemd gives a kubelet up that is killed too often, and then it is the repair's, too.
+        let is_kubelet = |budget: &&Value| budget["action"] == "RestartKubelet" && fault.what() == "kubelet";
+        !budgets.iter().any(|budget| spent(&budget) || (is_kubelet(budget) && budget["remaining"] == 0))
     };
     let is_rare = |fault: &&Fault| {
         let times = made.get(fault.name).into_iter().flatten();
