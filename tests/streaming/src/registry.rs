@@ -21,7 +21,7 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// What [`Mood::WantsCredentials`] wants: the user `puller` with the password `sesame`.
+/// What [`Mood::WantsCredentials`] wants.
 const CREDENTIALS: &str = "Basic cHVsbGVyOnNlc2FtZQ==";
 
 /// `sha256:` and the digits.
@@ -114,7 +114,7 @@ pub enum Mood {
     Serves,
     /// Has nothing.
     NotFound,
-    /// Answers who names [`CREDENTIALS`].
+    /// Answers the user `puller` with the password `sesame`.
     WantsCredentials,
     /// Is not well.
     Unavailable,
