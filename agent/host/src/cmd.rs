@@ -1,6 +1,7 @@
 //! The one place that starts a program: absolute path, argument vector, empty environment (but for what is named), a time limit. No shell.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +13,9 @@ use tokio::process::{Child, Command};
 
 /// Most bytes of output that are kept.
 const MAX_OUTPUT_BYTES: usize = 64 * 1024;
+
+/// When a program that is being written is tried again.
+const BUSY: Duration = Duration::from_millis(50);
 
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
@@ -102,7 +106,14 @@ impl Cmd {
         let run = async {
             let mut command = self.command();
             command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
-            let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut child = loop {
+                match command.spawn() {
+                    // Somebody who writes it has it open still; the time limit counts.
+                    Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => tokio::time::sleep(BUSY).await,
+                    spawned => break spawned?,
+                }
+            };
             if let Some(mut stdin) = child.stdin.take() {
                 let _ = stdin.write_all(input.as_bytes()).await; // who reads none of it says so by its status
             }
@@ -161,6 +172,21 @@ mod tests {
 
     fn cmd(program: &str, arguments: &[&str], limit: Duration) -> Cmd {
         Cmd::new(program.into(), arguments, limit)
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_being_written_is_waited_for() {
+        use std::io::Write;
+        use std::os::unix::fs::OpenOptionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("program");
+        let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o755).open(&path).unwrap();
+        file.write_all(b"#!/bin/sh\necho written\n").unwrap();
+        let busy = Cmd::new(path.clone(), &[], Duration::from_millis(200)).output().await.unwrap_err();
+        assert!(matches!(busy, CmdError::Timeout { .. }), "{busy}");
+        let program = Cmd::new(path, &[], Duration::from_secs(10));
+        let (output, ()) = tokio::join!(program.output(), async { drop(file) });
+        assert_eq!(output.unwrap(), "written");
     }
 
     #[tokio::test]
