@@ -19,8 +19,8 @@ use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
 use nap_model::monitor::{CONTAINERD, KUBELET};
 use nap_model::plan::{
-    MIRROR_ANSWERS, MIRROR_PORT, Plan, Readiness, SNAPSHOTTER_ANSWERS, Stage, Step, WHOLE_IMAGES, Want, api_server_tag,
-    disk_units, keep, node_name, whole_images,
+    MIRROR_ANSWERS, MIRROR_PORT, Plan, Readiness, SNAPSHOTTER_ANSWERS, Stage, Step, WHOLE_IMAGES, Want,
+    after_containerd, api_server_tag, disk_units, keep, node_name, whole_images,
 };
 use nap_model::report::{Failure, Reason};
 use tokio::time::{Instant, interval};
@@ -231,8 +231,7 @@ impl<'a> Guard<'a> {
             self.allowed(plan, &found.iter().map(|difference| difference.step.as_str()).collect::<Vec<_>>()).await;
         // A containerd that has not changed yet would stream again what is forgotten.
         if let Some(stage) = whole_images.filter(|_| !left.iter().any(|why| why.starts_with("containerd."))) {
-            let after = stages.iter().position(|stage| stage.name == "containerd").map_or(0, |at| at + 1);
-            stages.insert(after, stage);
+            stages.insert(after_containerd(&stages), stage);
         }
         let repaired = match self.apply(&stages).await {
             Ok(repaired) => repaired,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use nap_model::monitor::Space;
 use nap_model::plan::{AbsPath, CONTAINERD_DIRECTORY};
 use nix::sys::stat::fstat;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::chain;
@@ -196,12 +196,7 @@ fn sandbox_images(config: &toml::Table) -> BTreeSet<String> {
 }
 
 async fn ask(socket: &Path, method: &str, message: &[u8]) -> Result<hyper::body::Bytes, String> {
-    let method = format!("runtime.v1.{method}");
-    match timeout(ANSWER_LIMIT, grpc::call(socket, &method, message, MAX_LIST)).await {
-        Ok(Ok(messages)) => Ok(messages.into_iter().next().unwrap_or_default()),
-        Ok(Err(error)) => Err(format!("containerd's {method}: {error}")),
-        Err(_) => Err(format!("containerd's {method}: no answer in {} s", ANSWER_LIMIT.as_secs())),
-    }
+    grpc::ask_cri(socket, method, message, (MAX_LIST, ANSWER_LIMIT)).await
 }
 
 /// `ListImagesResponse{images: 1 repeated{id: 1, repo_tags: 2 repeated, repo_digests: 3 repeated, size: 4, pinned: 8}}`.

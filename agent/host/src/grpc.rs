@@ -4,6 +4,7 @@
 //! bring a dozen crates and a compiler.
 
 use std::path::Path;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -11,6 +12,7 @@ use hyper::{Request, header};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use thiserror::Error;
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use crate::chain;
 
@@ -77,6 +79,21 @@ pub(crate) async fn call(socket: &Path, method: &str, message: &[u8], most: usiz
     tokio::select! {
         answer = exchange => answer,
         ended = connection => Err(CallError::Bad(format!("nothing and closed the connection ({ended:?})"))),
+    }
+}
+
+/// A question of the CRI, such as `ImageService/PullImage`, that has one message for an answer; in words, why there is none.
+pub(crate) async fn ask_cri(
+    socket: &Path,
+    method: &str,
+    message: &[u8],
+    (most, limit): (usize, Duration),
+) -> Result<Bytes, String> {
+    let method = format!("runtime.v1.{method}");
+    match timeout(limit, call(socket, &method, message, most)).await {
+        Ok(Ok(messages)) => Ok(messages.into_iter().next().unwrap_or_default()),
+        Ok(Err(error)) => Err(format!("containerd's {method}: {error}")),
+        Err(_) => Err(format!("containerd's {method}: no answer in {} s", limit.as_secs())),
     }
 }
 

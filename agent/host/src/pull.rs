@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::chain;
@@ -113,12 +113,8 @@ async fn try_pull(root: &Root, image: &str) -> Result<bool, String> {
 }
 
 async fn ask(root: &Root, method: &str, message: &[u8], limit: Duration) -> Result<hyper::body::Bytes, String> {
-    let (socket, method) = (root.outside(CONTAINERD_SOCKET), format!("runtime.v1.ImageService/{method}"));
-    match timeout(limit, grpc::call(&socket, &method, message, MAX_ANSWER)).await {
-        Ok(Ok(messages)) => Ok(messages.into_iter().next().unwrap_or_default()),
-        Ok(Err(error)) => Err(format!("{method}: {}", chain(&error))),
-        Err(_) => Err(format!("{method}: no answer in {} s", limit.as_secs())),
-    }
+    let (socket, method) = (root.outside(CONTAINERD_SOCKET), format!("ImageService/{method}"));
+    grpc::ask_cri(&socket, &method, message, (MAX_ANSWER, limit)).await
 }
 
 #[derive(Deserialize)]

@@ -72,9 +72,14 @@ pub fn plan(config: &NodeConfig, facts: &Facts) -> Result<Plan, Failure> {
     let mut plan = keep(config, facts)?;
     let kept = Streaming::new(config, facts).kept_snapshots();
     let kept = kept.map(|step| Stage { name: "kept-snapshots", steps: vec![step] });
-    let after = plan.stages.iter().position(|stage| stage.name == "containerd").map_or(0, |at| at + 1);
+    let after = after_containerd(&plan.stages);
     plan.stages.splice(after..after, whole_images(config, facts).into_iter().chain(kept));
     Ok(plan)
+}
+
+/// Where a stage stands that needs containerd as it is planned.
+pub fn after_containerd(stages: &[Stage]) -> usize {
+    stages.iter().position(|stage| stage.name == "containerd").map_or(0, |at| at + 1)
 }
 
 /// The stage of [`whole_images`].
