@@ -20,7 +20,7 @@ use nap_model::facts::Facts;
 use nap_model::monitor::{CONTAINERD, KUBELET};
 use nap_model::plan::{
     MIRROR_ANSWERS, MIRROR_PORT, Plan, Readiness, SNAPSHOTTER_ANSWERS, Stage, Step, WHOLE_IMAGES, Want,
-    after_containerd, api_server_tag, disk_units, keep, node_name, whole_images,
+    after_containerd, api_server_tag, disk_units, gpus_expected, keep, node_name, whole_images,
 };
 use nap_model::report::{Failure, Reason};
 use tokio::time::{Instant, interval};
@@ -267,6 +267,9 @@ impl<'a> Guard<'a> {
         }
         if let Ok(name) = node_name(config, &facts) {
             self.health.is_named(name.as_str());
+        }
+        if let Some(gpus) = gpus_expected(config, &facts) {
+            self.health.expects_gpus(gpus);
         }
         Ok((keep(config, &facts)?, whole_images(config, &facts)))
     }

@@ -152,6 +152,9 @@ impl Watcher {
 
     /// Takes in what was seen. True when there is something new to say.
     async fn sweep(&mut self) -> bool {
+        if let Some(gpus) = self.health.take_gpus() {
+            self.watch.expect_gpus(gpus);
+        }
         let mut observed = self.watch.sweep(EVERY).await;
         observed.drift = self.health.take_drift();
         for line in &observed.kernel_lines {

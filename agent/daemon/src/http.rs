@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use nap_host::watch::KernelLog;
-use nap_model::monitor::Verdict;
+use nap_model::monitor::{GpusExpected, Verdict};
 use nap_model::repair::{Outcome, REPAIRS};
 use nap_model::report::NodeHealth;
 use nap_model::verdict::{Condition, State as HealthState};
@@ -48,6 +48,7 @@ struct Seen {
     state: Option<State>,
     drift: Option<Vec<String>>,
     node_name: Option<String>,
+    gpus: Option<GpusExpected>,
     swept: Instant,
     kernel_log: KernelLog,
 }
@@ -91,6 +92,7 @@ impl Health {
             state: None,
             drift: None,
             node_name: None,
+            gpus: None,
             swept: now,
             kernel_log: KernelLog::default(),
         };
@@ -114,6 +116,15 @@ impl Health {
     /// The guard knows the node's name.
     pub(crate) fn is_named(&self, name: &str) {
         self.seen().node_name = Some(name.to_owned());
+    }
+
+    /// The guard knows what GPUs there should be.
+    pub(crate) fn expects_gpus(&self, expected: GpusExpected) {
+        self.seen().gpus = Some(expected);
+    }
+
+    pub(crate) fn take_gpus(&self) -> Option<GpusExpected> {
+        self.seen().gpus.take()
     }
 
     /// What the guard could not put back, once for each look.

@@ -142,6 +142,7 @@ mod tests {
             // Labels and API groups have domains that nobody resolves; a scheme before a variable names no host.
             let line = [
                 "kubernetes.azure.com/",
+                "karpenter.azure.com/",
                 "kubelet.config.k8s.io/",
                 "credentialprovider.kubelet.k8s.io/",
                 "https://{",

@@ -1,6 +1,7 @@
 //! Faults, done to real file systems of this machine's kernel and to real processes: seen, named, and forgotten when they are gone.
 //!
-//! Needs root and loop devices; says SKIPPED without.
+//! Needs root and loop devices; says SKIPPED without. GPUs are pretend ones, with a management library of the tests; that the real one
+//! answers alike `cargo test -p nap-host --lib gpus` tells on a machine that has a GPU.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -90,6 +91,16 @@ struct Watched {
 }
 
 impl Watched {
+    /// A booted node with a guard, when it is healthy.
+    async fn start(node: Node) -> Self {
+        let port = free_port();
+        let guard =
+            node.command(&["guard", "--interval", "0.5", "--listen", &format!("127.0.0.1:{port}")]).spawn().unwrap();
+        let watched = Self { node, _guard: guard, port };
+        watched.until("a healthy node", |document| document["verdict"]["state"] == "Healthy").await;
+        watched
+    }
+
     async fn get(&self, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
@@ -187,11 +198,7 @@ async fn real_faults_are_seen_named_and_forgotten() {
     let _ = std::fs::remove_file(node.path("/dev/kmsg")); // usually there is none
     mknod(&node.path("/dev/kmsg"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o600), makedev(1, 11)).unwrap();
 
-    let port = free_port();
-    let guard =
-        node.command(&["guard", "--interval", "0.5", "--listen", &format!("127.0.0.1:{port}")]).spawn().unwrap();
-    let watched = Watched { node, _guard: guard, port };
-    watched.until("a healthy node", |document| document["verdict"]["state"] == "Healthy").await;
+    let watched = Watched::start(node).await;
     let generation = watched.document().await["generation"].clone();
     std::fs::write("/dev/kmsg", "<2>EXT4-fs error (device loop0): forged\n").unwrap();
     let users = |metrics: String| {
@@ -232,5 +239,57 @@ async fn real_faults_are_seen_named_and_forgotten() {
     watched.see(&["DiskStalled"]).await;
     run("fsfreeze", &["-u", &data.at.display().to_string()]);
     watched.forget(&["DiskStalled"]).await;
+    watched.until("a healthy node", |document| document["verdict"]["state"] == "Healthy").await;
+}
+
+/// Two GPUs below the node's root, with a driver and its library.
+fn install_gpus(node: &Node) {
+    for address in ["0001:00:00.0", "0002:00:00.0"] {
+        node.root.write(&format!("/sys/bus/pci/devices/{address}/vendor"), "0x10de\n");
+        node.root.write(&format!("/sys/bus/pci/devices/{address}/class"), "0x030200\n");
+        node.root.write(&format!("/sys/bus/pci/devices/{address}/config"), "\u{10}ok.");
+        node.root.write(&format!("/proc/driver/nvidia/gpus/{address}/information"), "");
+    }
+    node.root.write("/sys/module/nvidia/version", "580.159.04\n");
+    node.root.write("/usr/lib64/libnvidia-ml.so.580.159.04", "");
+    let library = node.path("/usr/lib64/libnvidia-ml.so.580.159.04").display().to_string();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/pretend-nvml.c");
+    run("cc", &["-shared", "-fPIC", "-Wall", "-Werror", "-o", &library, source]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gpus_that_are_lost_hot_or_silent_are_told_apart() {
+    let node = Node::new(api_options()).await;
+    install_gpus(&node);
+    let mut bootstrap = node.bootstrap();
+    bootstrap["node"]["labels"]["karpenter.azure.com/sku-gpu-manufacturer"] = "nvidia".into();
+    bootstrap["node"]["labels"]["karpenter.azure.com/sku-gpu-count"] = "2".into();
+    node.hand_over(bootstrap.to_string().as_bytes());
+    let boot = node.agent(&["boot"]).await;
+    assert_eq!(boot.status.code(), Some(0), "{}", text(&boot));
+    let watched = Watched::start(node).await;
+    let condition = |document: &Value| {
+        let of = |one: &&Value| one["type"] == "AcceleratedHardwareReady";
+        let conditions = document["conditions"].as_array().into_iter().flatten();
+        conditions.clone().find(of).map(|one| one["status"].as_str().unwrap_or_default().to_owned())
+    };
+    watched.until("GPUs that are well", |document| condition(document).as_deref() == Some("True")).await;
+    let is = |state: &str| watched.node.root.write("/usr/lib64/pretend-nvml", state);
+    let first = watched.node.path("/sys/bus/pci/devices/0001:00:00.0/config");
+
+    is("lost remap-pending hot");
+    std::fs::write(&first, [0xff; 4]).unwrap();
+    watched.see(&["GpuFallenOffBus", "GpuResetPending"]).await;
+    watched.until("a verdict", |document| document["verdict"]["state"] == "NeedsReplacement").await;
+    let document = watched.document().await;
+    assert_eq!(document["verdict"]["reason"], "GpuFallenOffBus", "{document:#}");
+    assert_eq!(condition(&document).as_deref(), Some("False"), "{document:#}");
+    watched.see(&["GpuThrottled"]).await;
+
+    is("hang");
+    std::fs::write(&first, [0xde, 0x10, 0x35, 0x23]).unwrap();
+    watched.see(&["GpuManagementFailing"]).await;
+    is("");
+    watched.forget(&["GpuFallenOffBus", "GpuResetPending", "GpuThrottled", "GpuManagementFailing"]).await;
     watched.until("a healthy node", |document| document["verdict"]["state"] == "Healthy").await;
 }

@@ -11,6 +11,9 @@ use crate::root::{FileError, Root};
 /// Bytes of a sector, as `/sys/block/*/size` counts them whatever the disk has. Source: the kernel's include/linux/blk_types.h.
 pub(super) const SECTOR_BYTES: u64 = 512;
 
+/// One directory for each device; its `config` is the device's configuration space. Source: the kernel's Documentation/PCI/sysfs-pci.rst.
+pub(crate) const PCI_DEVICES: &str = "/sys/bus/pci/devices";
+
 /// NVIDIA on the PCI bus.
 const NVIDIA: &str = "0x10de";
 /// Display and 3D controllers. Source: the kernel's include/linux/pci_ids.h.
@@ -19,6 +22,7 @@ const DISPLAY_CLASSES: [&str; 2] = ["0x0300", "0x0302"];
 /// `EFI_GLOBAL_VARIABLE`: four bytes of attributes, then the value.
 const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
+const LIBRARY: &str = "libnvidia-ml.so.";
 const LIBRARY_DIRECTORIES: [&str; 4] =
     ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/local/nvidia/lib64"];
 
@@ -82,29 +86,45 @@ pub(super) fn nics(root: &Root) -> Result<Vec<Nic>, FileError> {
 }
 
 pub(super) fn gpu(root: &Root) -> Result<Option<Gpu>, FileError> {
-    let mut devices = 0;
-    for device in root.names("/sys/bus/pci/devices")? {
-        let read = |file: &str| root.read_text(&format!("/sys/bus/pci/devices/{device}/{file}"));
+    let devices = gpus(root)?.len();
+    if devices == 0 {
+        return Ok(None);
+    }
+    let devices = u32::try_from(devices).unwrap_or(u32::MAX);
+    Ok(Some(Gpu { devices, module: gpu_module(root)?, library: gpu_library(root)?.map(|(_, version)| version) }))
+}
+
+/// Addresses of NVIDIA's GPUs on the PCI bus.
+pub(crate) fn gpus(root: &Root) -> Result<Vec<String>, FileError> {
+    let mut gpus = Vec::new();
+    for device in root.names(PCI_DEVICES)? {
+        let read = |file: &str| root.read_text(&format!("{PCI_DEVICES}/{device}/{file}"));
         if read("vendor")?.as_deref() != Some(NVIDIA) {
             continue;
         }
         let class = read("class")?.unwrap_or_default();
-        devices += u32::from(DISPLAY_CLASSES.iter().any(|display| class.starts_with(display)));
+        if DISPLAY_CLASSES.iter().any(|display| class.starts_with(display)) {
+            gpus.push(device);
+        }
     }
-    if devices == 0 {
-        return Ok(None);
-    }
-    let module = root.read_text("/sys/module/nvidia/version")?;
-    Ok(Some(Gpu { devices, module, library: library(root)? }))
+    Ok(gpus)
 }
 
-/// The version in `libnvidia-ml.so.570.86.15`.
-fn library(root: &Root) -> Result<Option<String>, FileError> {
+/// The version of the loaded kernel module `nvidia`.
+pub(crate) fn gpu_module(root: &Root) -> Result<Option<String>, FileError> {
+    root.read_text("/sys/module/nvidia/version")
+}
+
+/// Where `libnvidia-ml.so.570.86.15` is, and its version. Of several the one that programs load, which the link `libnvidia-ml.so.1` says.
+pub(crate) fn gpu_library(root: &Root) -> Result<Option<(String, String)>, FileError> {
     for directory in LIBRARY_DIRECTORIES {
         let names = root.names(directory)?;
-        let versions = names.iter().filter_map(|name| name.strip_prefix("libnvidia-ml.so."));
-        if let Some(version) = versions.filter(|version| version.contains('.')).max() {
-            return Ok(Some(version.to_owned()));
+        let version =
+            |name: &str| name.strip_prefix(LIBRARY).filter(|version| version.contains('.')).map(str::to_owned);
+        let link = AbsPath::try_from(format!("{directory}/{LIBRARY}1").as_str()).expect("a path of constants");
+        let linked = root.link(&link).ok().filter(|target| names.contains(target)).and_then(|target| version(&target));
+        if let Some(version) = linked.or_else(|| names.iter().filter_map(|name| version(name)).max()) {
+            return Ok(Some((format!("{directory}/{LIBRARY}{version}"), version)));
         }
     }
     Ok(None)
@@ -181,6 +201,11 @@ mod tests {
         ]);
         let found = Gpu { devices: 1, module: Some("570.86.15".into()), library: Some("565.57.01".into()) };
         assert_eq!(gpu(&root).unwrap(), Some(found));
+        let libraries = directory.path().join("usr/lib64");
+        fs::write(libraries.join("libnvidia-ml.so.570.86.15"), "").unwrap();
+        fs::remove_file(libraries.join("libnvidia-ml.so.1")).unwrap();
+        std::os::unix::fs::symlink("libnvidia-ml.so.565.57.01", libraries.join("libnvidia-ml.so.1")).unwrap();
+        assert_eq!(gpu(&root).unwrap().unwrap().library.as_deref(), Some("565.57.01"), "the one that is loaded");
         fs::remove_dir_all(directory.path().join("sys/bus")).unwrap();
         assert_eq!(gpu(&root).unwrap(), None);
     }

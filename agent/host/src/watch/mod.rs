@@ -5,6 +5,7 @@
 
 mod aside;
 mod filesystems;
+mod gpus;
 pub(crate) mod kmsg;
 mod proc;
 mod services;
@@ -20,8 +21,8 @@ use nap_model::config::ApiServer;
 use nap_model::facts::Certificate;
 use nap_model::monitor::kernel_line::Topic;
 use nap_model::monitor::{
-    Answer, BootSeen, CONTAINERD, History, ImagesSeen, KUBELET, Observed, RuntimeCondition, SYSTEM_SERVICES,
-    ScheduledEvent, Seen, Tick, WriteSeen,
+    Answer, BootSeen, CONTAINERD, GPU_SERVICES, GpusExpected, History, ImagesSeen, KUBELET, Observed, RuntimeCondition,
+    SYSTEM_SERVICES, ScheduledEvent, Seen, Tick, WriteSeen,
 };
 use nap_model::os::STREAMING_SNAPSHOTTER;
 use nap_model::plan::SNAPSHOTTER_SOCKET;
@@ -39,6 +40,7 @@ use crate::{api, chain, observe, persist, snapshotter};
 pub use aside::Aside;
 use filesystems::Filesystems;
 pub(crate) use filesystems::space;
+use gpus::Gpus;
 use kmsg::Kmsg;
 use proc::StuckTasks;
 use streamed_devices::StreamedDevices;
@@ -54,8 +56,9 @@ pub(crate) const CONTAINERD_CONFIG: &str = "/etc/containerd/config.toml";
 const KUBECONFIG: &str = "/var/lib/kubelet/kubeconfig";
 
 /// Whose units are followed, and how often each is looked at when systemd says nothing.
-const UNITS: [(&str, Duration); 7] = {
+const UNITS: [(&str, Duration); 9] = {
     let [a, b, c, d] = SYSTEM_SERVICES;
+    let [e, f] = GPU_SERVICES;
     [
         (KUBELET, SERVICES_EVERY),
         (CONTAINERD, SERVICES_EVERY),
@@ -64,6 +67,8 @@ const UNITS: [(&str, Duration); 7] = {
         (b, SYSTEM_EVERY),
         (c, SYSTEM_EVERY),
         (d, SYSTEM_EVERY),
+        (e, SYSTEM_EVERY),
+        (f, SYSTEM_EVERY),
     ]
 };
 /// Least time between two looks at a unit, however often systemd says that it has changed.
@@ -146,6 +151,7 @@ pub struct Watch {
     streamed: bool,
     streamed_devices: Option<StreamedDevices>,
     devices_turn: Turn,
+    gpus: Option<Gpus>,
     api_server: Asked<Result<(), String>>,
     events: Asked<Events>,
 }
@@ -261,6 +267,7 @@ impl Watch {
             streamed: false,
             streamed_devices: None,
             devices_turn: Turn::every(DEVICES_EVERY),
+            gpus: None,
             api_server: Asked::every(API_SERVER_EVERY),
             events: Asked::every(EVENTS_EVERY),
             news,
@@ -278,6 +285,11 @@ impl Watch {
     pub fn look_at_disks(&mut self) {
         self.urgent.insert(Topic::Storage);
         self.news.notify_one();
+    }
+
+    /// GPUs that there should be are looked at from now on.
+    pub fn expect_gpus(&mut self, expected: GpusExpected) {
+        self.gpus = self.gpus.take().or_else(|| Gpus::start(&self.root, &self.news, expected));
     }
 
     /// How far the kernel's log was read.
@@ -351,6 +363,13 @@ impl Watch {
             seen.nvme = proc::nvme(&self.root);
             seen.canary = Some(canary());
         }
+        let is_of_gpus = is_urgent(&[Topic::Gpus]);
+        if let Some(gpus) = &mut self.gpus {
+            if is_of_gpus {
+                gpus.hurry();
+            }
+            (seen.gpus, seen.nvml) = gpus.take();
+        }
         if self.stuck.has_come() {
             let stuck = self.stuck_tasks.look(&self.root);
             seen.stuck_tasks = Some(stuck);
@@ -360,7 +379,9 @@ impl Watch {
     async fn see_services(&mut self, seen: &mut Observed) {
         let streams = self.known.as_ref().is_some_and(|known| known.streams);
         for (index, (asked, (name, _))) in self.units.iter_mut().zip(UNITS).enumerate() {
-            if name == STREAMING_SNAPSHOTTER && !streams {
+            let has_no_use =
+                (name == STREAMING_SNAPSHOTTER && !streams) || (GPU_SERVICES.contains(&name) && self.gpus.is_none());
+            if has_no_use {
                 continue;
             }
             if self.unit_changes.take(index) {

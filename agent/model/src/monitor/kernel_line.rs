@@ -44,6 +44,8 @@ pub enum Topic {
     Pids,
     /// Tables of the network.
     Network,
+    /// NVIDIA's driver.
+    Gpus,
 }
 
 /// A line that matters.
@@ -163,6 +165,11 @@ const TABLE: &[Row] = &[
     row("hardwareError", Topic::Kernel, &["mce: [Hardware Error]"], &[]),
     row("forkRefused", Topic::Pids, &["cgroup: fork rejected by pids controller in "], &[]),
     row("conntrackFull", Topic::Network, &["nf_conntrack: "], &["table full", "dropping packet"]),
+    // Source: NVIDIA's open kernel modules, src/nvidia/src/kernel/gpu/rcdb.c, kernel-open/nvidia/nv.c and arch/nvalloc/unix/src/osinit.c.
+    row("gpuXid", Topic::Gpus, &["NVRM: Xid (PCI:"], &["): "]),
+    row("gpuLost", Topic::Gpus, &["NVRM: GPU "], &[" has fallen off the bus."]),
+    row("gpuNotStarted", Topic::Gpus, &["NVRM: GPU "], &[": RmInitAdapter failed! "]),
+    row("gpuDriverMismatch", Topic::Gpus, &["NVRM: API mismatch: "], &[]),
     row("neighboursFull", Topic::Network, &["neighbour: "], &[": neighbor table overflow!"]),
 ];
 

@@ -14,6 +14,7 @@ mod clock;
 mod containerd;
 mod drift;
 mod filesystem;
+mod gpu;
 mod handles;
 mod history;
 pub mod kernel_line;
@@ -31,6 +32,8 @@ mod space;
 mod stuck_tasks;
 mod system_services;
 
+pub use gpu::GPU_SERVICES;
+pub(crate) use gpu::{DEVICE_PLUGIN, FABRIC_MANAGER};
 pub use history::History;
 pub use observed::*;
 pub use service::{CONTAINERD, KUBELET};
@@ -74,6 +77,8 @@ pub enum Subsystem {
     Runtime,
     /// kubelet.
     Kubelet,
+    /// GPUs; only of nodes that have some.
+    Accelerators,
     /// The clock.
     Time,
     /// What the plan says and the machine does not.
@@ -84,13 +89,14 @@ pub enum Subsystem {
 
 impl Subsystem {
     /// All of them, in the document's order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Bootstrap,
         Self::Kernel,
         Self::Storage,
         Self::Network,
         Self::Runtime,
         Self::Kubelet,
+        Self::Accelerators,
         Self::Time,
         Self::Configuration,
         Self::Platform,
@@ -225,6 +231,7 @@ pub const MONITORS: &[Monitor] = &[
     filesystem::MONITOR,
     space::MONITOR,
     nvme::MONITOR,
+    gpu::MONITOR,
     pids::MONITOR,
     handles::MONITOR,
     memory::MONITOR,

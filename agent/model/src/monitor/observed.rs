@@ -38,6 +38,10 @@ pub struct Observed {
     pub filesystems: Vec<FilesystemSeen>,
     /// NVMe controllers and their state: `live`, `resetting`, `dead`, ...
     pub nvme: BTreeMap<String, String>,
+    /// NVIDIA GPUs as the kernel has them; only where there should be some.
+    pub gpus: Option<GpusSeen>,
+    /// The same, as NVIDIA's management library has them; only where it is.
+    pub nvml: Option<NvmlSeen>,
     /// Numbers that only grow, by name: what, a slash, of what.
     pub counters: BTreeMap<String, u64>,
     /// What is used of a limit, by name.
@@ -218,6 +222,65 @@ pub struct Pressure {
     pub io_full: f64,
     /// All tasks for memory.
     pub memory_full: f64,
+}
+
+/// GPUs that this node should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GpusExpected {
+    /// How many.
+    pub count: u32,
+    /// They are to be used with the driver of the image.
+    pub driver: bool,
+}
+
+/// NVIDIA GPUs in `/sys` and `/proc`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpusSeen {
+    /// What there should be.
+    pub expected: GpusExpected,
+    /// Those on the PCI bus by their addresses, and whether each answers there.
+    pub on_bus: BTreeMap<String, bool>,
+    /// How many the loaded driver has.
+    pub driven: Option<usize>,
+    /// The version of the loaded kernel module.
+    pub module: Option<String>,
+    /// The version of the installed `libnvidia-ml.so`.
+    pub library: Option<String>,
+}
+
+/// How NVIDIA's management library answered. Source: nvml.h, `nvmlReturn_t`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NvmlSeen {
+    /// It has not answered for this long.
+    Hanging(Duration),
+    /// It finds no driver.
+    NoDriver,
+    /// It is of another version than the driver.
+    OtherVersion,
+    /// It fails in another way.
+    Failed(String),
+    /// The GPUs that it knows, by their PCI addresses; for each that gives no answer why.
+    Gpus(BTreeMap<String, Result<GpuSeen, GpuFailure>>),
+}
+
+/// A GPU, as it tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GpuSeen {
+    /// A row of its memory could not be replaced by a spare one; absent where it has no such rows.
+    pub remap_failed: Option<bool>,
+    /// A row of its memory waits for a reset to be replaced.
+    pub remap_pending: Option<bool>,
+    /// What slows its clocks down that should not; absent when it does not say.
+    pub slowed: Option<Vec<&'static str>>,
+}
+
+/// Why a GPU gives no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GpuFailure {
+    /// It is off the bus, or otherwise out of reach.
+    Lost,
+    /// Anything else.
+    Other(String),
 }
 
 /// What Azure will do to the VM.

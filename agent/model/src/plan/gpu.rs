@@ -5,7 +5,25 @@
 use super::resource::{Digest, Readiness, Step, Want};
 use crate::config::NodeConfig;
 use crate::facts::Facts;
+use crate::monitor::{DEVICE_PLUGIN, FABRIC_MANAGER, GpusExpected};
 use crate::os::{DEVICE_PLUGIN_UNIT, FABRIC_MANAGER_UNIT, NVIDIA_RUNTIME};
+
+/// Labels by which Karpenter says what GPUs the VM's size has. Source: karpenter-provider-azure, pkg/apis/v1beta1/labels.go.
+const MANUFACTURER: &str = "karpenter.azure.com/sku-gpu-manufacturer";
+const COUNT: &str = "karpenter.azure.com/sku-gpu-count";
+
+/// NVIDIA GPUs that the node should have: as many as the boot saw, or its VM size has. Nothing where there should be none.
+pub fn gpus_expected(config: &NodeConfig, facts: &Facts) -> Option<GpusExpected> {
+    let label = |wanted: &str| {
+        let mut labels = config.labels.iter();
+        labels.find(|(key, _)| key.as_str() == wanted).map(|(_, value)| value.as_str())
+    };
+    let is_nvidia = label(MANUFACTURER).is_some_and(|maker| maker.eq_ignore_ascii_case("nvidia"));
+    let of_size = label(COUNT).filter(|_| is_nvidia).and_then(|count| count.parse().ok()).unwrap_or(0);
+    let seen = facts.gpu.as_ref().map_or(0, |gpu| gpu.devices);
+    let count = u32::max(of_size, seen);
+    (count > 0).then_some(GpusExpected { count, driver: config.gpu.driver })
+}
 
 /// Whether containerd's default runtime is NVIDIA's, and what speaks against it.
 pub(super) fn usable(config: &NodeConfig, facts: &Facts) -> Result<bool, String> {
@@ -29,8 +47,8 @@ pub(super) fn units(config: &NodeConfig, facts: &Facts) -> Vec<Step> {
         return Vec::new();
     }
     let units = [
-        ("gpu.fabric-manager", "nvidia-fabricmanager.service", FABRIC_MANAGER_UNIT, true),
-        ("gpu.device-plugin", "nvidia-device-plugin.service", DEVICE_PLUGIN_UNIT, config.gpu.device_plugin),
+        ("gpu.fabric-manager", FABRIC_MANAGER, FABRIC_MANAGER_UNIT, true),
+        ("gpu.device-plugin", DEVICE_PLUGIN, DEVICE_PLUGIN_UNIT, config.gpu.device_plugin),
     ];
     let baked = units.into_iter().filter(|(_, _, file, wanted)| *wanted && facts.present.contains(*file));
     baked

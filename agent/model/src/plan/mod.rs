@@ -38,6 +38,7 @@ pub use disks::{
     CHUNK_KIB, CONTAINERD_DIRECTORY, DiskUse, EPHEMERAL, LABEL, MAX_READ_AHEAD_KIB, Member, READ_AHEAD_KIB, Volume,
     disk_units, disk_uses,
 };
+pub use gpu::gpus_expected;
 use kubelet::node_address;
 pub use kubelet::{HEALTHZ_PORT, healthz_port, node_name};
 use local_dns::LocalDns;

@@ -135,6 +135,8 @@ pub const REPAIRS: &[&Repair] = &[
     &system_services::RESTART_RESOLVED,
     &system_services::RESTART_CHRONYD,
     &system_services::RESTART_JOURNALD,
+    &system_services::RESTART_DEVICE_PLUGIN,
+    &system_services::RESTART_FABRIC_MANAGER,
     &system_services::RESTART_NETWORKD,
     &snapshotter::LEAVE_STREAMING,
     &containerd::RESTART,

@@ -28,6 +28,8 @@ pub(super) static REBOOT: Repair = Repair {
         "ContainerdDown",
         "ContainerdCrashLooping",
         "ContainerdUnresponsive",
+        "GpuDriverMissing",
+        "GpuDriverMismatch",
     ],
     on_suspicion: &[],
     not_while: &[],

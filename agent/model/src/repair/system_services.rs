@@ -1,11 +1,11 @@
-//! System services: forgotten failures and a start. Each has given its work up already, so there is nothing to interrupt.
+//! Services of the system and of GPUs: forgotten failures and a start. Each has given its work up already, so there is nothing to interrupt.
 //!
 //! networkd is dearer than the others: when it starts it takes routes away that it does not know, unless its configuration forbids that.
 
 use std::time::Duration;
 
 use super::{Act, Repair, Risk, minutes};
-use crate::monitor::{CHRONYD, JOURNALD, NETWORKD, RESOLVED, Subsystem};
+use crate::monitor::{CHRONYD, DEVICE_PLUGIN, FABRIC_MANAGER, JOURNALD, NETWORKD, RESOLVED, Subsystem};
 
 /// All have this in common. Source: the facts, 8.7.
 const fn restart(name: &'static str, unit: &'static str, meaning: &'static str) -> Repair {
@@ -46,4 +46,17 @@ pub(super) static RESTART_NETWORKD: Repair = Repair {
     against: &["NetworkdDown"],
     risk: Risk::Medium,
     ..restart("RestartNetworkd", NETWORKD, "Starts systemd-networkd again after systemd gave it up.")
+};
+
+pub(super) static RESTART_DEVICE_PLUGIN: Repair = Repair {
+    subsystem: Subsystem::Accelerators,
+    against: &["GpuDevicePluginDown"],
+    ..restart("RestartGpuDevicePlugin", DEVICE_PLUGIN, "Starts nvidia-device-plugin again after systemd gave it up.")
+};
+
+/// While it is down, what needs NVLink does not run; the rest does not notice.
+pub(super) static RESTART_FABRIC_MANAGER: Repair = Repair {
+    subsystem: Subsystem::Accelerators,
+    against: &["FabricManagerDown"],
+    ..restart("RestartFabricManager", FABRIC_MANAGER, "Starts nvidia-fabricmanager again after systemd gave it up.")
 };

@@ -226,8 +226,7 @@ impl NodeHealth {
     /// The document of a state.
     pub fn of(state: &State, identity: &Identity, agent: &AgentSeen) -> Self {
         let mut findings = state.findings();
-        let subsystem_state: Vec<_> =
-            Subsystem::ALL.into_iter().map(|name| (name, state.subsystem(name, &findings))).collect();
+        let subsystem_state: Vec<_> = state.subsystems().map(|name| (name, state.subsystem(name, &findings))).collect();
         let verdict = verdict_seen(state.current(), findings.first());
         findings.truncate(MAX_FINDINGS);
         let subsystems = subsystem_state.into_iter().map(|(name, how)| SubsystemSeen {
@@ -363,8 +362,18 @@ fn finding_seen(finding: &Finding) -> FindingSeen {
 
 const VERDICTS: Shape = Word(&["Unknown", "Healthy", "Degraded", "Repairing", "NeedsReboot", "NeedsReplacement"]);
 const SCOPES: Shape = Word(&["local", "upstream", "unknown"]);
-const SUBSYSTEMS: Shape =
-    Word(&["bootstrap", "kernel", "storage", "network", "runtime", "kubelet", "time", "configuration", "platform"]);
+const SUBSYSTEMS: Shape = Word(&[
+    "bootstrap",
+    "kernel",
+    "storage",
+    "network",
+    "runtime",
+    "kubelet",
+    "accelerators",
+    "time",
+    "configuration",
+    "platform",
+]);
 const PERCENT: Shape = Integer(0, 100);
 const COUNT: Shape = Integer(0, i64::MAX);
 

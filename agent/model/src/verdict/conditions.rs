@@ -10,16 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{CANNOT_MEASURE, Finding, Scope, State, Subsystem, SubsystemState, Verdict};
 
-/// The types we write, each with the subsystems that it stands for. `AcceleratedHardwareReady` comes with the first monitor of a GPU.
-const TYPES: [(&str, &[Subsystem]); 4] = [
+/// The types we write, each with the subsystems that it stands for. The last only where there is something that it could tell of.
+const TYPES: [(&str, &[Subsystem]); 5] = [
     ("KernelReady", &[Subsystem::Kernel, Subsystem::Time]),
     ("StorageReady", &[Subsystem::Storage]),
     ("NetworkingReady", &[Subsystem::Network]),
     ("ContainerRuntimeReady", &[Subsystem::Runtime, Subsystem::Kubelet]),
+    ("AcceleratedHardwareReady", &[Subsystem::Accelerators]),
 ];
 
 /// The types that are ours, for who takes them off a Node.
-pub fn condition_types() -> [&'static str; 4] {
+pub fn condition_types() -> [&'static str; 5] {
     TYPES.map(|(kind, _)| kind)
 }
 
@@ -73,7 +74,8 @@ impl State {
             let since = self.conditions.get(kind).map_or(self.changed_at, |(_, since)| *since);
             Condition { kind: kind.to_owned(), status, reason, message, last_transition_time: since }
         };
-        TYPES.into_iter().map(of).collect()
+        let is_there = |(_, of): &(&str, &[Subsystem])| self.subsystems().any(|one| of.contains(&one));
+        TYPES.into_iter().filter(is_there).map(of).collect()
     }
 
     fn status(&self, subsystems: &[Subsystem], findings: &[Finding]) -> (ConditionStatus, String, String) {

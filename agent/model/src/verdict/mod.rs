@@ -571,6 +571,12 @@ impl State {
         self.measured.get(&subsystem).is_none_or(|at| self.time_ms - at > UNMEASURED_MS)
     }
 
+    /// Those that the node has: accelerators only where one was looked at.
+    pub(crate) fn subsystems(&self) -> impl Iterator<Item = Subsystem> {
+        let has = |one: &Subsystem| *one != Subsystem::Accelerators || self.measured.contains_key(one);
+        Subsystem::ALL.into_iter().filter(has)
+    }
+
     /// How a subsystem does.
     pub fn subsystem(&self, subsystem: Subsystem, findings: &[Finding]) -> SubsystemState {
         let mut here = findings.iter().filter(|finding| finding.fault.subsystem == subsystem).peekable();
@@ -627,8 +633,8 @@ impl State {
                     )
                 })
                 .collect(),
-            unknown: Subsystem::ALL
-                .into_iter()
+            unknown: self
+                .subsystems()
                 .filter(|subsystem| self.subsystem(*subsystem, findings) == SubsystemState::Unknown)
                 .collect(),
             suppressed: self.suppressed.clone(),
