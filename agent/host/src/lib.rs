@@ -26,6 +26,7 @@ pub mod media;
 pub mod memory;
 pub mod mirror;
 mod netlink;
+mod networkd;
 pub mod node_events;
 pub mod notify;
 mod nvme;

@@ -17,7 +17,7 @@ use crate::alone::{self, Alone};
 use crate::chain;
 use crate::root::{FileError, Root};
 use crate::units::{UnitError, Units};
-use crate::{free_space, observe, persist, reboot};
+use crate::{free_space, networkd, observe, persist, reboot};
 
 /// Where the journal lies.
 pub const JOURNAL: &str = "/var/lib/nap-agent/repairs.jsonl";
@@ -181,6 +181,10 @@ impl Ready {
                 // We end with the machine, or it does not go down.
                 sleep(limit).await;
                 Err(format!("the machine is still up {} s after it was told to go down", limit.as_secs()))
+            }
+            (Ready::Alone { alone: _alone, .. }, Act::ReconfigureLinks) => {
+                let late = |_| Err(format!("networkd did not answer within {} s", limit.as_secs()));
+                timeout(limit, networkd::reconfigure(root)).await.unwrap_or_else(late)
             }
             (Ready::Alone { .. }, Act::LeaveStreaming) => leave_streaming(root),
             (_, Act::FreeSpace) => {

@@ -1,7 +1,7 @@
 //! Faults, done to real file systems of this machine's kernel and to real processes: seen, named, and forgotten when they are gone.
 //!
-//! Needs root and loop devices; says SKIPPED without. GPUs are pretend ones, with a management library of the tests; that the real one
-//! answers alike `cargo test -p nap-host --lib gpus` tells on a machine that has a GPU.
+//! Needs root and loop devices; says SKIPPED without. GPUs are pretend ones, with a management library of the tests, and real ones where
+//! there are some.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -292,4 +292,64 @@ async fn gpus_that_are_lost_hot_or_silent_are_told_apart() {
     is("");
     watched.forget(&["GpuFallenOffBus", "GpuResetPending", "GpuThrottled", "GpuManagementFailing"]).await;
     watched.until("a healthy node", |document| document["verdict"]["state"] == "Healthy").await;
+}
+
+/// What the kernel of this machine says of its GPUs, below the node's root; and the version of their driver. Nothing without any.
+fn copy_gpus(node: &Node) -> Option<String> {
+    let version = std::fs::read_to_string("/sys/module/nvidia/version").ok()?.trim().to_owned();
+    for gpu in std::fs::read_dir("/proc/driver/nvidia/gpus").ok()?.flatten() {
+        let address = gpu.file_name().into_string().unwrap();
+        node.root.write(&format!("/proc/driver/nvidia/gpus/{address}/information"), "");
+        let device = format!("/sys/bus/pci/devices/{address}");
+        std::fs::create_dir_all(node.path(&device)).unwrap();
+        for file in ["vendor", "class", "config"] {
+            let file = format!("{device}/{file}");
+            std::fs::write(node.path(&file), std::fs::read(&file).unwrap()).unwrap();
+        }
+    }
+    node.root.write("/sys/module/nvidia/version", &version);
+    Some(version)
+}
+
+/// A library that asks for another driver than its own.
+fn of_another_version(mut library: Vec<u8>, version: &str) -> (Vec<u8>, String) {
+    let mut other = version.as_bytes().to_vec();
+    let last = other.last_mut().unwrap();
+    *last = if *last == b'9' { b'8' } else { *last + 1 };
+    let is_there = |at: &usize| library[*at..].starts_with(version.as_bytes());
+    let places: Vec<_> = (0..library.len()).filter(is_there).collect();
+    assert!(!places.is_empty(), "the library does not name its version");
+    places.iter().for_each(|at| library[*at..*at + other.len()].copy_from_slice(&other));
+    (library, String::from_utf8(other).unwrap())
+}
+
+/// As after an upgrade without a reboot. Nobody else on the machine notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_driver_with_a_library_of_another_version_is_told() {
+    let node = Node::new(api_options()).await;
+    let Some(version) = copy_gpus(&node) else { return note("SKIPPED: no NVIDIA GPU with a driver here") };
+    let directories = ["/usr/local/nvidia/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64"];
+    let mut real = directories.iter().map(|at| format!("{at}/libnvidia-ml.so.{version}"));
+    let real = std::fs::read(real.find(|path| Path::new(path).exists()).unwrap()).unwrap();
+    let (other, other_version) = of_another_version(real.clone(), &version);
+    let library = |version: &str| node.path(&format!("/usr/lib64/libnvidia-ml.so.{version}"));
+    let (own, others) = (library(&version), library(&other_version));
+    std::fs::create_dir_all(own.parent().unwrap()).unwrap();
+    std::fs::write(&own, &real).unwrap();
+    node.hand_over(node.bootstrap().to_string().as_bytes());
+    let boot = node.agent(&["boot"]).await;
+    assert_eq!(boot.status.code(), Some(0), "{}", text(&boot));
+    let watched = Watched::start(node).await;
+    watched.until("the GPUs", |document| document["subsystems"].to_string().contains("accelerators")).await;
+    std::fs::remove_file(&own).unwrap();
+    std::fs::write(&others, other).unwrap();
+    let both = |document: &Value| {
+        let finding = findings(document).find(|finding| finding["reason"] == "GpuDriverMismatch");
+        finding.is_some_and(|finding| finding["evidence"].as_array().is_some_and(|evidence| evidence.len() == 2))
+    };
+    watched.see(&["GpuDriverMismatch"]).await;
+    watched.until("both signals", both).await;
+    std::fs::remove_file(&others).unwrap();
+    std::fs::write(&own, &real).unwrap();
+    watched.forget(&["GpuDriverMismatch"]).await;
 }

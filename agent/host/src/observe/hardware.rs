@@ -69,7 +69,7 @@ fn root_device(mountinfo: &str) -> Option<String> {
     on_root.next_back().and_then(|fields| fields.get(2).map(|device| (*device).to_owned()))
 }
 
-pub(super) fn nics(root: &Root) -> Result<Vec<Nic>, FileError> {
+pub(crate) fn nics(root: &Root) -> Result<Vec<Nic>, FileError> {
     let mut nics = Vec::new();
     for name in root.names("/sys/class/net")? {
         let path = format!("/sys/class/net/{name}");

@@ -17,7 +17,7 @@ use nvml_wrapper::{Device, Nvml};
 use tokio::sync::Notify;
 use tracing::warn;
 
-use super::{Aside, Turn, URGENT_EVERY};
+use super::{Aside, SUSPECT, Turn, URGENT_EVERY};
 use crate::observe::{PCI_DEVICES, gpu_library, gpu_module, gpus};
 use crate::root::{FileError, Root};
 
@@ -26,7 +26,7 @@ const DRIVEN: &str = "/proc/driver/nvidia/gpus";
 
 const KERNEL_EVERY: Duration = Duration::from_secs(15);
 const NVML_EVERY: Duration = Duration::from_secs(60);
-/// What was not well is looked at again after this.
+/// What was not well a while ago is looked at as often.
 const NVML_AGAIN: Duration = Duration::from_secs(25);
 /// Without a persistent driver the first look wakes each GPU, which takes seconds.
 const HANGS_AFTER: Duration = Duration::from_secs(30);
@@ -50,6 +50,7 @@ pub(super) struct Gpus {
     kernel_turn: Turn,
     nvml: Aside<Option<NvmlSeen>>,
     nvml_turn: Turn,
+    suspect_until: Option<Instant>,
     seen: Option<GpusSeen>,
 }
 
@@ -64,7 +65,7 @@ impl Gpus {
             .map_err(|error| warn!(error = %error, "GPUs are not looked at"))
             .ok()?;
         let (kernel_turn, nvml_turn) = (Turn::every(KERNEL_EVERY), Turn::every(NVML_EVERY));
-        Some(Self { kernel, kernel_turn, nvml, nvml_turn, seen: None })
+        Some(Self { kernel, kernel_turn, nvml, nvml_turn, suspect_until: None, seen: None })
     }
 
     /// The driver has said something.
@@ -87,8 +88,12 @@ impl Gpus {
         }
         let hangs = || self.nvml.away_for().filter(|away| *away >= HANGS_AFTER).map(NvmlSeen::Hanging);
         let nvml = self.nvml.take().flatten().or_else(hangs);
+        let now = Instant::now();
         if nvml.as_ref().is_some_and(|seen| !is_well(seen)) {
-            self.nvml_turn.by(Instant::now() + NVML_AGAIN);
+            self.suspect_until = Some(now + SUSPECT);
+        }
+        if nvml.is_some() && self.suspect_until.is_some_and(|until| now < until) {
+            self.nvml_turn.by(now + NVML_AGAIN);
         }
         let seen = if nvml.is_some() { self.seen.clone() } else { new };
         (seen, nvml)
@@ -254,19 +259,11 @@ mod tests {
         let _ = writeln!(std::io::stderr(), "{text}"); // nobody listens: nobody needs to know
     }
 
-    /// This machine, where it has GPUs and their driver.
-    fn machine_with_gpus() -> Option<(Root, String)> {
-        let root = Root::open("/".as_ref()).unwrap();
-        let module = gpu_module(&root).unwrap().filter(|_| !gpus(&root).unwrap().is_empty());
-        if module.is_none() {
-            note("skipped: this machine has no NVIDIA GPU with a driver");
-        }
-        module.map(|module| (root, module))
-    }
-
     #[test]
     fn real_gpus_are_well_and_cost_little() {
-        let Some((root, module)) = machine_with_gpus() else { return };
+        let root = Root::open("/".as_ref()).unwrap();
+        let module = gpu_module(&root).unwrap().filter(|_| !gpus(&root).unwrap().is_empty());
+        let Some(module) = module else { return note("SKIPPED: no NVIDIA GPU with a driver here") };
         let seen = look(&root, EXPECTED).unwrap();
         note(&format!("{seen:?}"));
         assert!(seen.on_bus.values().all(|answers| *answers), "{seen:?}");
@@ -297,26 +294,5 @@ mod tests {
         assert_eq!(open_devices(), 0, "who holds a GPU keeps others from resetting it");
         took.sort_unstable();
         note(&format!("a look: {:?} in the middle, {:?} at most", took[100], took[199]));
-    }
-
-    /// As after an upgrade that did not reboot: a library that asks for another driver. The driver itself finds that out.
-    #[test]
-    fn a_real_driver_refuses_a_library_of_another_version() {
-        let Some((root, module)) = machine_with_gpus() else { return };
-        let (path, version) = gpu_library(&root).unwrap().unwrap();
-        let mut other = version.clone().into_bytes();
-        let last = other.last_mut().unwrap();
-        *last = if *last == b'9' { b'8' } else { *last + 1 };
-        let mut library = fs::read(path).unwrap();
-        let places: Vec<_> =
-            (0..library.len() - other.len()).filter(|at| library[*at..].starts_with(version.as_bytes())).collect();
-        places.iter().for_each(|at| library[*at..*at + other.len()].copy_from_slice(&other));
-        let other = String::from_utf8(other).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        fs::create_dir_all(directory.path().join("usr/lib64")).unwrap();
-        fs::write(directory.path().join(format!("usr/lib64/libnvidia-ml.so.{other}")), library).unwrap();
-        let answer = ask(&Root::open(directory.path()).unwrap());
-        note(&format!("driver {module}, library {other}: {answer:?}"));
-        assert_eq!(answer, Some(NvmlSeen::OtherVersion));
     }
 }

@@ -12,7 +12,7 @@ mod services;
 mod streamed_devices;
 mod unit_changes;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -87,6 +87,7 @@ const SUSPECT_EVERY: Duration = Duration::from_secs(6);
 const DEVICES_EVERY: Duration = Duration::from_secs(15);
 const COUNTERS_EVERY: Duration = Duration::from_secs(10);
 const STUCK_EVERY: Duration = Duration::from_secs(20);
+const SLOW_EVERY: Duration = Duration::from_secs(30);
 const API_SERVER_EVERY: Duration = Duration::from_secs(30);
 const EVENTS_EVERY: Duration = Duration::from_secs(1);
 
@@ -137,9 +138,13 @@ pub struct Watch {
     files_turn: Turn,
     known: Option<Files>,
     counters: Turn,
+    slow: Turn,
+    had: Had,
     stuck: Turn,
     stuck_tasks: StuckTasks,
     units: [Asked<Result<UnitStatus, String>>; UNITS.len()],
+    /// Main processes of kubelet and containerd.
+    processes: BTreeMap<&'static str, u32>,
     unit_changes: UnitChanges,
     /// Which of them systemd had given up at the last look.
     failures: [Failure; UNITS.len()],
@@ -154,6 +159,24 @@ pub struct Watch {
     gpus: Option<Gpus>,
     api_server: Asked<Result<(), String>>,
     events: Asked<Events>,
+}
+
+/// What a node need not have, and misses only when it once had it.
+#[derive(Debug, Default)]
+struct Had {
+    route: Once,
+    route_6: Once,
+    name_servers: Once,
+}
+
+#[derive(Debug, Default)]
+struct Once(bool);
+
+impl Once {
+    fn is_there(&mut self, now: bool) -> Option<bool> {
+        self.0 |= now;
+        self.0.then_some(now)
+    }
 }
 
 /// Least time between two looks, however much the kernel says.
@@ -255,9 +278,12 @@ impl Watch {
             files_turn: Turn::every(FILES_EVERY),
             known: None,
             counters: Turn::every(COUNTERS_EVERY),
+            slow: Turn::every(SLOW_EVERY),
+            had: Had::default(),
             stuck: Turn::every(STUCK_EVERY),
             stuck_tasks: StuckTasks::default(),
             units: UNITS.map(|(_, every)| Asked::every(every)),
+            processes: BTreeMap::new(),
             unit_changes: UnitChanges::start(&root, &news),
             failures: Default::default(),
             kubelet: Asked::every(SERVICES_EVERY),
@@ -362,6 +388,11 @@ impl Watch {
             seen.watchdogs = Some(proc::watchdogs(&self.root));
             seen.nvme = proc::nvme(&self.root);
             seen.canary = Some(canary());
+            seen.missing_controllers = proc::missing_controllers(&self.root);
+            // A router may announce IPv6 that nobody uses, and stop: it counts where there was no other.
+            let (four, six) = proc::default_routes(&self.root);
+            seen.default_route = self.had.route.is_there(four).or_else(|| self.had.route_6.is_there(six));
+            seen.name_servers = self.had.name_servers.is_there(proc::name_servers(&self.root));
         }
         let is_of_gpus = is_urgent(&[Topic::Gpus]);
         if let Some(gpus) = &mut self.gpus {
@@ -373,6 +404,10 @@ impl Watch {
         if self.stuck.has_come() {
             let stuck = self.stuck_tasks.look(&self.root);
             seen.stuck_tasks = Some(stuck);
+        }
+        if self.slow.has_come() {
+            let processes: Vec<_> = self.processes.iter().map(|(unit, pid)| (*unit, *pid)).collect();
+            seen.limits.extend(proc::slow_limits(&self.root, Some(self.stuck_tasks.zombies()), &processes));
         }
     }
 
@@ -398,6 +433,9 @@ impl Watch {
             let Some(status) = asked.take(ask).await else { continue };
             if let Ok(status) = &status {
                 see_unit(&self.root, name, status, seen);
+                if [KUBELET, CONTAINERD].contains(&name) {
+                    self.processes.insert(name, status.main_pid);
+                }
                 if let Some(then) = self.failures[index].look_again(status.active == "failed", Instant::now()) {
                     asked.turn.by(then);
                 }

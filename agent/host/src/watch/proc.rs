@@ -60,6 +60,114 @@ pub(super) fn limits(root: &Root) -> BTreeMap<String, Used> {
     all.into_iter().filter_map(|(name, used)| Some((name.to_owned(), used?))).collect()
 }
 
+/// From so many mounts on systemd and kubelet are busy with them alone; the kernel allows `fs.mount-max`, 100,000 as a rule. Source: the
+/// facts, F17, F30, F45, for this and the next two.
+const MOUNTS: u64 = 20_000;
+const ZOMBIES: u64 = 300;
+const DYING_CGROUPS: u64 = 5_000;
+/// Largest share of the memory that is the kernel's own, in percent. Source: the facts, F44.
+const KERNEL_PERCENT: u64 = 40;
+
+/// The same for what takes longer to count.
+pub(super) fn slow_limits(root: &Root, zombies: Option<u64>, processes: &[(&str, u32)]) -> BTreeMap<String, Used> {
+    let mounts = || {
+        let count = text(root, "/proc/self/mountinfo")?.lines().count() as u64;
+        let most = number(root, "/proc/sys/fs/mount-max").unwrap_or(MOUNTS); // kernels before 4.9 have none
+        Some(Used { count, limit: most.min(MOUNTS) })
+    };
+    let cgroups = || {
+        let text = text(root, "/sys/fs/cgroup/cgroup.stat")?;
+        let count = text.lines().find_map(|line| line.strip_prefix("nr_dying_descendants "))?.parse().ok()?;
+        Some(Used { count, limit: DYING_CGROUPS })
+    };
+    let kernel = || {
+        let text = text(root, "/proc/meminfo")?;
+        let count = ["SUnreclaim", "PageTables", "Percpu"].iter().filter_map(|name| kib(&text, name)).sum();
+        Some(Used { count, limit: kib(&text, "MemTotal")? * KERNEL_PERCENT / 100 })
+    };
+    // Source: proc(5), `TCP: inuse 4 orphan 0 tw 0 alloc 7 mem 3`; ip-sysctl.rst, tcp_mem: low, pressure, high.
+    let tcp = || {
+        let text = text(root, "/proc/net/sockstat")?;
+        let mut words = text.lines().find_map(|line| line.strip_prefix("TCP: "))?.split(' ');
+        let count = words.find(|word| *word == "mem").and(words.next())?.parse().ok()?;
+        let limits = self::text(root, "/proc/sys/net/ipv4/tcp_mem")?;
+        Some(Used { count, limit: limits.split_ascii_whitespace().nth(2)?.parse().ok()? })
+    };
+    let [keys, bytes] = keys(root);
+    let mut limits: BTreeMap<_, _> = [
+        ("mounts", mounts()),
+        ("zombies", zombies.map(|count| Used { count, limit: ZOMBIES })),
+        ("keys", keys),
+        ("keys.bytes", bytes),
+        ("cgroups.dying", cgroups()),
+        ("kernel.memory", kernel()),
+        ("tcp.memory", tcp()),
+    ]
+    .into_iter()
+    .filter_map(|(name, used)| Some((name.to_owned(), used?)))
+    .collect();
+    for (unit, pid) in processes {
+        limits.extend(files_of(root, *pid).map(|used| (format!("files/{unit}"), used)));
+    }
+    limits
+}
+
+/// `MemTotal:       16384 kB`
+fn kib(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+/// root's keys, and their bytes: `0: 61 60/60 52/1000000 850/25000000`. Source: proc_key-users(5).
+fn keys(root: &Root) -> [Option<Used>; 2] {
+    let text = text(root, "/proc/key-users").unwrap_or_default(); // a kernel without keys
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix("0:"));
+    let mut fields = line.into_iter().flat_map(str::split_ascii_whitespace).skip(2).map(|field| {
+        let (count, limit) = field.split_once('/')?;
+        Some(Used { count: count.parse().ok()?, limit: limit.parse().ok()? })
+    });
+    [fields.next().flatten(), fields.next().flatten()]
+}
+
+/// A process' open files, and how many it may have. Nothing when it may have any number.
+fn files_of(root: &Root, pid: u32) -> Option<Used> {
+    let limits = text(root, &format!("/proc/{pid}/limits"))?;
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let limit = limit.split_ascii_whitespace().next()?.parse().ok()?;
+    let count = root.names(&format!("/proc/{pid}/fd")).ok()?.len() as u64;
+    (count > 0).then_some(Used { count, limit })
+}
+
+/// Which cgroup controllers kubelet needs and the kernel has not. Source: Documentation/admin-guide/cgroup-v2.rst, cgroup.controllers.
+pub(super) fn missing_controllers(root: &Root) -> Option<Vec<String>> {
+    let present = text(root, "/sys/fs/cgroup/cgroup.controllers")?;
+    let is_missing = |name: &&str| !present.split(' ').any(|present| present == *name);
+    Some(["cpu", "cpuset", "memory", "pids"].into_iter().filter(is_missing).map(str::to_owned).collect())
+}
+
+/// Whether there is a route for what no other route is for, in IPv4 and in IPv6.
+/// Source: the kernel's net/ipv4/fib_trie.c (`fib_route_seq_show`) and net/ipv6/route.c (`rt6_info_route`).
+pub(super) fn default_routes(root: &Root) -> (bool, bool) {
+    let routes = |path| text(root, path).unwrap_or_default(); // a kernel without that family
+    let is_default = |line: &str| {
+        let fields: Vec<_> = line.split_ascii_whitespace().collect();
+        fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000")
+    };
+    // The one that rejects everything is at lo.
+    let is_default_6 = |line: &str| {
+        let fields: Vec<_> = line.split_ascii_whitespace().collect();
+        let is_all = fields.first().is_some_and(|to| to.bytes().all(|digit| digit == b'0'));
+        is_all && fields.get(1) == Some(&"00") && fields.last().is_some_and(|device| *device != "lo")
+    };
+    (routes("/proc/net/route").lines().any(is_default), routes("/proc/net/ipv6_route").lines().any(is_default_6))
+}
+
+/// Whether `/etc/resolv.conf` names a server. Source: resolv.conf(5).
+pub(super) fn name_servers(root: &Root) -> bool {
+    let text = text(root, "/etc/resolv.conf").unwrap_or_default(); // a link to nowhere names none
+    text.lines().any(|line| line.split_ascii_whitespace().next() == Some("nameserver"))
+}
+
 /// Numbers that only grow.
 pub(super) fn counters(root: &Root) -> BTreeMap<String, u64> {
     let mut counters = BTreeMap::new();
@@ -137,21 +245,30 @@ impl Stat {
 #[derive(Debug, Default)]
 pub(super) struct StuckTasks {
     since: HashMap<(u32, u64, u64), Instant>,
+    zombies: u64,
 }
 
 impl StuckTasks {
+    /// Processes that had ended at the last look, and of whom nobody had taken note.
+    pub(super) fn zombies(&self) -> u64 {
+        self.zombies
+    }
+
     /// Those that were so at the last look already. Our own threads are not told of: they wait because they probe.
     pub(super) fn look(&mut self, root: &Root) -> Vec<(String, Duration)> {
         let now = Instant::now();
         let mut since = HashMap::new();
         let mut stuck = Vec::new();
+        self.zombies = 0;
         for pid in names(root, "/proc").iter().filter_map(|name| name.parse::<u32>().ok()) {
             if pid == std::process::id() {
                 continue;
             }
-            let Some(stat) = Stat::read(root, &format!("/proc/{pid}/stat")).filter(|stat| stat.state == 'D') else {
+            let Some(stat) = Stat::read(root, &format!("/proc/{pid}/stat")) else { continue };
+            self.zombies += u64::from(stat.state == 'Z');
+            if stat.state != 'D' {
                 continue;
-            };
+            }
             let key = (pid, stat.started, stat.cpu);
             let first = *self.since.get(&key).unwrap_or(&now);
             since.insert(key, first);
@@ -225,6 +342,63 @@ mod tests {
     }
 
     #[test]
+    fn what_leaks_is_counted() {
+        let (_directory, root) = root(&[
+            ("proc/self/mountinfo", "1 0 0:2 / / rw - rootfs none rw\n23 1 259:2 / / rw - ext4 /dev/root rw\n"),
+            ("proc/sys/fs/mount-max", "100000\n"),
+            ("proc/key-users", "    0:    61 60/60 52/1000000 850/25000000\n65534:     2 2/2 2/200 20/20000\n"),
+            ("sys/fs/cgroup/cgroup.stat", "nr_descendants 51\nnr_dying_descendants 7\n"),
+            ("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory hugetlb\n"),
+            (
+                "proc/meminfo",
+                "MemTotal:        8000000 kB\nPageTables:        10000 kB\nSUnreclaim:       90000 kB\nPercpu: 1 kB\n",
+            ),
+            ("proc/net/sockstat", "sockets: used 120\nTCP: inuse 4 orphan 0 tw 0 alloc 7 mem 3\nUDP: inuse 1 mem 0\n"),
+            ("proc/sys/net/ipv4/tcp_mem", "90000\t120000\t180000\n"),
+            (
+                "proc/812/limits",
+                "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 524288               files\n",
+            ),
+            ("proc/812/fd/0", ""),
+            ("proc/812/fd/1", ""),
+        ]);
+        let limits = slow_limits(&root, Some(4), &[("kubelet.service", 812), ("containerd.service", 813)]);
+        let used = |count, limit| Used { count, limit };
+        let wanted = [
+            ("cgroups.dying", used(7, 5000)),
+            ("files/kubelet.service", used(2, 1024)),
+            ("kernel.memory", used(100_001, 3_200_000)),
+            ("keys", used(52, 1_000_000)),
+            ("keys.bytes", used(850, 25_000_000)),
+            ("mounts", used(2, 20_000)),
+            ("tcp.memory", used(3, 180_000)),
+            ("zombies", used(4, 300)),
+        ];
+        assert_eq!(limits, wanted.map(|(name, used)| (name.to_owned(), used)).into());
+        assert_eq!(missing_controllers(&root), Some(vec!["pids".to_owned()]));
+    }
+
+    #[test]
+    fn a_default_route_is_known_in_either_family_and_one_that_rejects_is_none() {
+        let head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
+        let default = "eth0\t00000000\t0104000A\t0003\t0\t0\t100\t00000000\t0\t0\t0\n";
+        let near = "eth0\t0004000A\t00000000\t0001\t0\t0\t100\t00FFFFFF\t0\t0\t0\n";
+        let zeros = "0".repeat(32);
+        let default_6 = |device| format!("{zeros} 00 {zeros} 00 fe80 00000400 1 0 00000003     {device}\n");
+        let reject = default_6("lo");
+        for (four, six, wanted) in [
+            (format!("{head}{near}{default}"), reject.clone(), (true, false)),
+            (format!("{head}{near}"), reject.clone(), (false, false)),
+            (head.to_owned(), default_6("eth0"), (false, true)),
+        ] {
+            let (_directory, root) = root(&[("proc/net/route", &four), ("proc/net/ipv6_route", &six)]);
+            assert_eq!(default_routes(&root), wanted, "{four} {six}");
+        }
+        let (_directory, root) = root(&[("etc/resolv.conf", "# nameserver 1.1.1.1\nsearch a.example\n")]);
+        assert_eq!((default_routes(&root), name_servers(&root)), ((false, false), false));
+    }
+
+    #[test]
     fn a_name_with_brackets_hides_no_state() {
         let line = "812 (evil) S 1) D 1 812 812 0 -1 4194560 1 2 3 4 700 42 7 8 20 0 9 0 5500 1 1";
         let (_directory, root) = root(&[("proc/812/stat", line)]);
@@ -242,5 +416,7 @@ mod tests {
         let (seen, _) = process(&root, std::process::id()).unwrap();
         assert!(matches!(seen.state, 'R' | 'S'), "{seen:?}");
         assert!(limits(&root)["tasks"].count > 1);
+        let own = slow_limits(&root, None, &[("us", std::process::id())]);
+        assert!(own["mounts"].count > 0 && own["files/us"].count > 2 && own["kernel.memory"].count > 0, "{own:?}");
     }
 }

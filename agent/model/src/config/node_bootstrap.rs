@@ -303,7 +303,7 @@ pub(super) fn read(document: &Value, findings: &mut Findings) -> Option<NodeConf
         sysctls: sysctls::read(checked.object(class), class, findings),
         claims: node_class::claims(checked, findings),
         os: os(checked, findings),
-        network: network(checked),
+        network: network(checked, findings),
         proxy: proxy(checked),
         trusted_certificates: trusted_certificates(checked, findings),
         local_dns: node_class::local_dns(checked, findings),
@@ -422,9 +422,14 @@ fn os(checked: Checked<'_>, findings: &mut Findings) -> OperatingSystem {
     }
 }
 
-fn network(checked: Checked<'_>) -> Network {
+fn network(checked: Checked<'_>, findings: &mut Findings) -> Network {
     let list = |path: &str| checked.items(path).map(str::to_owned).collect::<Vec<_>>();
     let macs = list("network.secondaryNICs");
+    let mut sorted = macs.clone();
+    sorted.sort();
+    for pair in sorted.windows(2).filter(|pair| pair[0] == pair[1]) {
+        findings.problem("network.secondaryNICs", format!("{} twice", pair[0]), "each MAC once");
+    }
     Network {
         search_domains: list("network.searchDomains"),
         private_api_server: checked.flag("network.privateAPIServer") == Some(true)

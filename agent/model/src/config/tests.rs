@@ -348,6 +348,13 @@ fn what_protobuf_would_leave_out_is_left_alone() {
 }
 
 #[test]
+fn a_second_nic_stands_once() {
+    let mut value = node_bootstrap();
+    value["network"]["secondaryNICs"] = json!(["000D3A123457", "000D3AFFFFFF", "000D3A123457"]);
+    assert_eq!(problems(&value), ["network.secondaryNICs: found 000D3A123457 twice, want each MAC once"]);
+}
+
+#[test]
 fn local_dns_does_not_become_its_own_upstream() {
     for (flag, wanted) in [("10.1.0.10", "10.1.0.10"), ("169.254.10.11", "10.0.0.10")] {
         let mut value = aks_node_config();

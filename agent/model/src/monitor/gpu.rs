@@ -130,7 +130,7 @@ static NO_DRIVER: Signal = signal("nvml.start", &DRIVER_MISSING, Class::Probe, (
 static VERSIONS: Signal = signal("driver.version", &DRIVER_MISMATCH, Class::Kernel, (3, 3), seconds(10), 3);
 static OTHER_VERSION: Signal = signal("nvml.start", &DRIVER_MISMATCH, Class::Probe, (2, 2), seconds(20), 2);
 static NO_ANSWER: Signal = signal("nvml.answer", &SILENT, Class::Probe, (2, 2), seconds(20), 2);
-static SLOWED: Signal = signal("nvml.clocks", &THROTTLED, Class::Device, (5, 8), seconds(20), 5);
+static SLOWED: Signal = signal("nvml.clocks", &THROTTLED, Class::Device, (5, 8), seconds(20), 4);
 static FABRIC_MANAGER_FAILED: Signal = failed(&FABRIC_MANAGER_DOWN);
 static DEVICE_PLUGIN_FAILED: Signal = failed(&DEVICE_PLUGIN_DOWN);
 

@@ -15,10 +15,10 @@ mod containerd;
 mod drift;
 mod filesystem;
 mod gpu;
-mod handles;
 mod history;
 pub mod kernel_line;
 mod kubelet;
+mod limits;
 mod memory;
 mod network;
 mod nvme;
@@ -31,6 +31,7 @@ mod snapshotter;
 mod space;
 mod stuck_tasks;
 mod system_services;
+mod systemd;
 
 pub use gpu::GPU_SERVICES;
 pub(crate) use gpu::{DEVICE_PLUGIN, FABRIC_MANAGER};
@@ -233,7 +234,7 @@ pub const MONITORS: &[Monitor] = &[
     nvme::MONITOR,
     gpu::MONITOR,
     pids::MONITOR,
-    handles::MONITOR,
+    limits::MONITOR,
     memory::MONITOR,
     oops::MONITOR,
     stuck_tasks::MONITOR,
@@ -241,6 +242,7 @@ pub const MONITORS: &[Monitor] = &[
     certificate::MONITOR,
     network::MONITOR,
     system_services::MONITOR,
+    systemd::MONITOR,
     drift::MONITOR,
 ];
 

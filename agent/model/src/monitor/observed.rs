@@ -46,6 +46,12 @@ pub struct Observed {
     pub counters: BTreeMap<String, u64>,
     /// What is used of a limit, by name.
     pub limits: BTreeMap<String, Used>,
+    /// Which cgroup controllers that kubelet needs the kernel has not; only where it has cgroups of version 2.
+    pub missing_controllers: Option<Vec<String>>,
+    /// Whether there is a route for what no other route is for; absent where there never was one.
+    pub default_route: Option<bool>,
+    /// Whether a name server is told of in `/etc/resolv.conf`; absent where there never was one.
+    pub name_servers: Option<bool>,
     /// Whether a thread could be started.
     pub canary: Option<Result<(), String>>,
     /// Pressure stall information of the whole machine.

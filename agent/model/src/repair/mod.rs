@@ -24,6 +24,7 @@ mod decide;
 mod free_space;
 mod kubelet;
 pub mod ledger;
+mod network;
 mod policy;
 mod reboot;
 mod snapshotter;
@@ -35,7 +36,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::monitor::Subsystem;
+use crate::monitor::{NETWORKD, Subsystem};
 
 pub use decide::{Hold, Proposal, Proposed, Sick, Situation, Standing, decide, standing};
 pub use ledger::{Attempt, Ended, Ledger, Outcome};
@@ -49,6 +50,8 @@ pub enum Act {
     Restart(&'static str),
     /// The same, after its main process was told to write the stacks of its threads to its log.
     DumpStacksAndRestart(&'static str),
+    /// Has networkd configure the machine's own network interfaces anew, as after their cable was plugged in.
+    ReconfigureLinks,
     /// Removes what nobody uses from the file system that the fault is at.
     FreeSpace,
     /// Notes that images are pulled whole until the machine's next boot: another plan, which the guard follows.
@@ -62,6 +65,7 @@ impl Act {
     pub fn unit(self) -> Option<&'static str> {
         match self {
             Act::Restart(unit) | Act::DumpStacksAndRestart(unit) => Some(unit),
+            Act::ReconfigureLinks => Some(NETWORKD),
             Act::FreeSpace | Act::LeaveStreaming | Act::Reboot => None,
         }
     }
@@ -138,6 +142,7 @@ pub const REPAIRS: &[&Repair] = &[
     &system_services::RESTART_DEVICE_PLUGIN,
     &system_services::RESTART_FABRIC_MANAGER,
     &system_services::RESTART_NETWORKD,
+    &network::RECONFIGURE,
     &snapshotter::LEAVE_STREAMING,
     &containerd::RESTART,
     &reboot::REBOOT,

@@ -357,18 +357,24 @@ fn a_preemption_counts_at_once_also_when_nothing_else_does() {
 
 #[test]
 fn i9_what_cannot_be_measured_is_not_unhealthy() {
-    let mut node = Node::new();
-    node.seen.units = node.seen.units.keys().map(|name| (name.clone(), Err("no answer".to_owned()))).collect();
-    // A process is looked at with its unit, or not at all.
-    node.seen.processes.clear();
-    node.seen.kubelet = None;
-    node.seen.runtime = None;
-    node.seen.runtime_conditions = None;
-    node.seen.counters.clear();
-    node.run_long();
-    assert_eq!(node.verdict(), (Verdict::Degraded, Some(CANNOT_MEASURE)));
-    let findings = node.state.findings();
-    assert_eq!(node.state.subsystem(Subsystem::Kubelet, &findings), SubsystemState::Unknown);
+    let without = |units: BTreeMap<String, Result<UnitSeen, String>>| {
+        let mut node = Node::new();
+        node.seen.units = units;
+        // A process is looked at with its unit, or not at all.
+        node.seen.processes.clear();
+        node.seen.kubelet = None;
+        node.seen.runtime = None;
+        node.seen.runtime_conditions = None;
+        node.seen.counters.clear();
+        node.run_long();
+        let findings = node.state.findings();
+        assert_eq!(node.state.subsystem(Subsystem::Kubelet, &findings), SubsystemState::Unknown);
+        let (verdict, reason) = node.verdict();
+        (verdict, reason.map(str::to_owned))
+    };
+    assert_eq!(without(BTreeMap::new()), (Verdict::Degraded, Some(CANNOT_MEASURE.to_owned())));
+    let silent = Node::new().seen.units.keys().map(|name| (name.clone(), Err("no answer".to_owned()))).collect();
+    assert_eq!(without(silent), (Verdict::Degraded, Some("SystemdUnresponsive".to_owned())));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::azure::Azure;
 use crate::guest::{
     self, COMMAND, VERDICT, endpoint, finding, note, now, seconds, text, told, until_health, wait_for_agent,
 };
-use crate::repairs::CNI;
+use crate::repairs::{CNI, ROUTER, ROUTER_FILE};
 
 /// One fault: how to do it, the reason it must have, how to undo it.
 struct Injection {
@@ -63,6 +63,30 @@ const ROUNDS: &[&[Injection]] = &[
             "rm /var/lib/containerd/fill",
         ),
     ],
+    // The leak is as good as real where the limit comes down to what is used.
+    &[
+        injection(
+            "MountsLeaking",
+            "sysctl -w fs.mount-max=$(($(wc -l </proc/self/mountinfo) + 1))",
+            "sysctl -w fs.mount-max=100000",
+        ),
+        injection(
+            "KeysExhausted",
+            "sysctl -w kernel.keys.root_maxkeys=$(awk '$1 == \"0:\" {split($4, keys, \"/\"); print keys[1]}' /proc/key-users)",
+            "sysctl -w kernel.keys.root_maxkeys=1000000",
+        ),
+        injection(
+            "ZombieProcesses",
+            "systemd-run --quiet --unit=zombies sh -c 'for i in $(seq 320); do true & done; exec sleep infinity'",
+            "systemctl stop zombies",
+        ),
+        injection("ResolvConfInvalid", "mv /etc/resolv.conf /run/resolv.away", "mv /run/resolv.away /etc/resolv.conf"),
+        injection(
+            "DefaultRouteMissing",
+            "ip -4 route show default >/run/routes; while ip -4 route del default 2>/dev/null; do :; done",
+            "while read -r route; do ip route add $route; done </run/routes",
+        ),
+    ],
     &[injection("DiskStalled", "fsfreeze -f /var/lib/containerd", "fsfreeze -u /var/lib/containerd")],
     &[
         injection("ContainerdStopped", "systemctl stop containerd", "systemctl start containerd"),
@@ -90,6 +114,7 @@ fn faults_are_seen_named_and_forgotten() {
     let overlay = guest::node()
         .text("/etc/cni/net.d/10-nap-vm.conflist", CNI, 0o644)
         .text("/etc/nap-agent/nap-agent.toml", OBSERVE, 0o644)
+        .text(ROUTER_FILE, ROUTER, 0o644)
         .file("/disk.img", disk.path(), 0o600);
     let options = azure.vm("faults", overlay, &azure.bootstrap());
     let mut vm = Vm::start_with(lock, &image, &options).unwrap();
