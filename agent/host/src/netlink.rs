@@ -1,8 +1,8 @@
-//! A dummy network interface with addresses, asked of the kernel over rtnetlink.
+//! A dummy network interface with addresses, and a default route, asked of the kernel over rtnetlink.
 //!
-//! Three kinds of messages, each a header and a few attributes. The crate for it, rtnetlink 0.24, brings five (itself, netlink-proto,
+//! Four kinds of messages, each a header and a few attributes. The crate for it, rtnetlink 0.24, brings five (itself, netlink-proto,
 //! netlink-packet-core, netlink-packet-route, netlink-sys) with a connection as a task and a parser of everything; `ip` is not in every
-//! image, and what it says is text. What would change our mind: a need to read interfaces or routes. Source: rtnetlink(7).
+//! image, and what it says is text. What would change our mind: a need to read them. Source: rtnetlink(7).
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -13,6 +13,8 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket};
 use thiserror::Error;
 use tracing::warn;
+
+use crate::routes::DefaultRoute;
 
 /// Why the addresses are not there.
 #[derive(Debug, Error)]
@@ -31,6 +33,7 @@ pub struct NetlinkError {
 mod number {
     pub(super) const NEW_LINK: u16 = 16;
     pub(super) const NEW_ADDRESS: u16 = 20;
+    pub(super) const NEW_ROUTE: u16 = 24;
     pub(super) const REQUEST_AND_ACKNOWLEDGE: u16 = 0x5;
     pub(super) const CREATE_NEW: u16 = 0x600;
     pub(super) const IFLA_IFNAME: u16 = 3;
@@ -39,6 +42,12 @@ mod number {
     pub(super) const IFA_ADDRESS: u16 = 1;
     pub(super) const IFA_LOCAL: u16 = 2;
     pub(super) const IFF_UP: u32 = 1;
+    pub(super) const RTA_OIF: u16 = 4;
+    pub(super) const RTA_GATEWAY: u16 = 5;
+    pub(super) const RTA_PRIORITY: u16 = 6;
+    pub(super) const TABLE_MAIN: u8 = 254;
+    pub(super) const PROTOCOL_STATIC: u8 = 4;
+    pub(super) const UNICAST: u8 = 1;
     pub(super) const SCOPE_LINK: u8 = 253;
     pub(super) const ERROR: u16 = 2;
 }
@@ -71,6 +80,19 @@ pub(crate) fn ensure_addresses(interface: &str, addresses: &[Ipv4Addr]) -> Resul
     Ok(())
 }
 
+/// Adds it to the main table; one that is there already is fine.
+///
+/// # Errors
+/// When the interface is gone, or the kernel refuses, as it does for a gateway that is on none of the interface's networks.
+pub(crate) fn add_default_route(route: &DefaultRoute) -> Result<(), NetlinkError> {
+    let DefaultRoute { interface, gateway, metric } = route;
+    let index = if_nametoindex(interface.as_str()).map_err(|errno| failed("find the interface", interface, errno))?;
+    match Kernel::connect()?.ask(number::NEW_ROUTE, number::CREATE_NEW, &new_default_route(index, *gateway, *metric)) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(failed("add the default route by", &gateway.to_string(), errno)),
+    }
+}
+
 fn failed(action: &'static str, what: &str, errno: Errno) -> NetlinkError {
     NetlinkError { action, what: what.to_owned(), source: errno.into() }
 }
@@ -97,6 +119,17 @@ fn new_address(index: u32, address: Ipv4Addr) -> Vec<u8> {
     bytes.extend(index.to_ne_bytes());
     bytes.extend(attribute(number::IFA_LOCAL, &address.octets()));
     bytes.extend(attribute(number::IFA_ADDRESS, &address.octets()));
+    bytes
+}
+
+/// `struct rtmsg` and its attributes: to everywhere, by this gateway.
+fn new_default_route(index: u32, gateway: Ipv4Addr, metric: u32) -> Vec<u8> {
+    let family = u8::try_from(AddressFamily::Inet as i32).expect("AF_INET is 2");
+    let mut bytes = vec![family, 0, 0, 0, number::TABLE_MAIN, number::PROTOCOL_STATIC, 0, number::UNICAST];
+    bytes.extend([0; 4]);
+    bytes.extend(attribute(number::RTA_GATEWAY, &gateway.octets()));
+    bytes.extend(attribute(number::RTA_OIF, &index.to_ne_bytes()));
+    bytes.extend(attribute(number::RTA_PRIORITY, &metric.to_ne_bytes()));
     bytes
 }
 
@@ -155,6 +188,8 @@ mod tests {
         assert_eq!(link_header(7).len(), 16);
         let address = new_address(1, Ipv4Addr::new(169, 254, 10, 10));
         assert_eq!((address.len(), &address[12..16]), (24, &[169, 254, 10, 10][..]));
+        let route = new_default_route(2, Ipv4Addr::new(10, 0, 4, 1), 100);
+        assert_eq!((route.len(), &route[16..20]), (36, &[10, 0, 4, 1][..]));
     }
 
     #[test]

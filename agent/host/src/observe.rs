@@ -23,7 +23,7 @@ use crate::{chain, persist};
 pub(crate) use disks::{content as disk_content, open as open_disk};
 pub use disks::{directory_bytes, disks, disks_settled, look_into};
 pub use hardware::present;
-pub(crate) use hardware::{PCI_DEVICES, gpu_library, gpu_module, gpus, nics};
+pub(crate) use hardware::{PCI_DEVICES, gpu_library, gpu_module, gpus};
 pub use streaming::streaming;
 
 /// A cold Go program of 100 MB takes seconds to print its version.

@@ -17,7 +17,7 @@ use crate::alone::{self, Alone};
 use crate::chain;
 use crate::root::{FileError, Root};
 use crate::units::{UnitError, Units};
-use crate::{free_space, networkd, observe, persist, reboot};
+use crate::{free_space, observe, persist, reboot, routes};
 
 /// Where the journal lies.
 pub const JOURNAL: &str = "/var/lib/nap-agent/repairs.jsonl";
@@ -182,10 +182,7 @@ impl Ready {
                 sleep(limit).await;
                 Err(format!("the machine is still up {} s after it was told to go down", limit.as_secs()))
             }
-            (Ready::Alone { alone: _alone, .. }, Act::ReconfigureLinks) => {
-                let late = |_| Err(format!("networkd did not answer within {} s", limit.as_secs()));
-                timeout(limit, networkd::reconfigure(root)).await.unwrap_or_else(late)
-            }
+            (Ready::Alone { .. }, Act::PutBackRoute) => routes::put_back(root),
             (Ready::Alone { .. }, Act::LeaveStreaming) => leave_streaming(root),
             (_, Act::FreeSpace) => {
                 let late = |_| Err(format!("it did not end within {} s", limit.as_secs()));

@@ -7,16 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, DRIVER_NOT_LOADED = 9, GPU_IS_LOST = 15, LIB_RM_VERSION_MISMATCH = 18 };
+enum { SUCCESS = 0, NOT_FOUND = 6, GPU_IS_LOST = 15, LIB_RM_VERSION_MISMATCH = 18 };
 enum { REMAPPED_PENDING = 144, REMAPPED_FAILURE = 145 };
 enum { VALUE_UNSIGNED_LONG_LONG = 3 };
 enum { GPU_IDLE = 0x1, SW_POWER_CAP = 0x4, HW_SLOWDOWN = 0x8, HW_THERMAL_SLOWDOWN = 0x40 };
-
-typedef struct {
-    char bus_id_legacy[16];
-    unsigned domain, bus, device, pci_device_id, pci_subsystem_id;
-    char bus_id[32];
-} pci_info;
 
 typedef struct {
     unsigned field_id, scope_id;
@@ -42,7 +36,6 @@ static int is(const char *state) {
 }
 
 int nvmlInit_v2(void) {
-    if (is("no-driver")) return DRIVER_NOT_LOADED;
     return is("mismatch") ? LIB_RM_VERSION_MISMATCH : SUCCESS;
 }
 
@@ -55,30 +48,17 @@ int nvmlSystemGetDriverVersion(char *version, unsigned length) {
     return SUCCESS;
 }
 
-int nvmlDeviceGetCount_v2(unsigned *count) {
+// What the first real question of a look would hang in.
+int nvmlDeviceGetHandleByPciBusId_v2(const char *bus_id, void **device) {
+    static char gpus[2] = {0, 1};
     while (is("hang")) usleep(50000);
-    *count = 2;
-    return SUCCESS;
-}
-
-int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
-    static char gpus[2];
-    if (index >= sizeof gpus) return INVALID_ARGUMENT;
-    gpus[index] = (char)index;
-    *device = &gpus[index];
-    return SUCCESS;
-}
-
-int nvmlDeviceGetPciInfo_v3(void *device, pci_info *info) {
-    memset(info, 0, sizeof *info);
-    info->domain = is_second(device) ? 2 : 1;
-    snprintf(info->bus_id_legacy, sizeof info->bus_id_legacy, "%04X:00:00.0", info->domain);
-    snprintf(info->bus_id, sizeof info->bus_id, "%08X:00:00.0", info->domain);
-    return SUCCESS;
+    if (strcmp(bus_id, "0001:00:00.0") == 0) *device = &gpus[0];
+    else if (strcmp(bus_id, "0002:00:00.0") == 0) *device = &gpus[1];
+    else return NOT_FOUND;
+    return *device == &gpus[0] && is("lost") ? GPU_IS_LOST : SUCCESS;
 }
 
 int nvmlDeviceGetFieldValues(void *device, int count, field_value *values) {
-    if (!is_second(device) && is("lost")) return GPU_IS_LOST;
     for (int i = 0; i < count; i++) {
         int is_failure = values[i].field_id == REMAPPED_FAILURE && is("remap-failed");
         int is_pending = values[i].field_id == REMAPPED_PENDING && is("remap-pending");

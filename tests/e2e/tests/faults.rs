@@ -242,15 +242,21 @@ async fn real_faults_are_seen_named_and_forgotten() {
     watched.until("a healthy node", |document| document["verdict"]["state"] == "Healthy").await;
 }
 
+/// Vendor and device, command and status.
+const IS_THERE: [u8; 8] = [0xde, 0x10, 0x35, 0x23, 0x06, 0x00, 0x10, 0x00];
+/// As Hyper-V's virtual bus shows a device that is gone: the numbers of vendor and device are from its own books.
+const IS_GONE: [u8; 8] = [0xde, 0x10, 0x35, 0x23, 0xff, 0xff, 0xff, 0xff];
+
 /// Two GPUs below the node's root, with a driver and its library.
 fn install_gpus(node: &Node) {
     for address in ["0001:00:00.0", "0002:00:00.0"] {
         node.root.write(&format!("/sys/bus/pci/devices/{address}/vendor"), "0x10de\n");
         node.root.write(&format!("/sys/bus/pci/devices/{address}/class"), "0x030200\n");
-        node.root.write(&format!("/sys/bus/pci/devices/{address}/config"), "\u{10}ok.");
+        std::fs::write(node.path(&format!("/sys/bus/pci/devices/{address}/config")), IS_THERE).unwrap();
         node.root.write(&format!("/proc/driver/nvidia/gpus/{address}/information"), "");
     }
     node.root.write("/sys/module/nvidia/version", "580.159.04\n");
+    node.root.write("/dev/nvidiactl", "");
     node.root.write("/usr/lib64/libnvidia-ml.so.580.159.04", "");
     let library = node.path("/usr/lib64/libnvidia-ml.so.580.159.04").display().to_string();
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/pretend-nvml.c");
@@ -278,7 +284,7 @@ async fn gpus_that_are_lost_hot_or_silent_are_told_apart() {
     let first = watched.node.path("/sys/bus/pci/devices/0001:00:00.0/config");
 
     is("lost remap-pending hot");
-    std::fs::write(&first, [0xff; 4]).unwrap();
+    std::fs::write(&first, IS_GONE).unwrap();
     watched.see(&["GpuFallenOffBus", "GpuResetPending"]).await;
     watched.until("a verdict", |document| document["verdict"]["state"] == "NeedsReplacement").await;
     let document = watched.document().await;
@@ -287,7 +293,7 @@ async fn gpus_that_are_lost_hot_or_silent_are_told_apart() {
     watched.see(&["GpuThrottled"]).await;
 
     is("hang");
-    std::fs::write(&first, [0xde, 0x10, 0x35, 0x23]).unwrap();
+    std::fs::write(&first, IS_THERE).unwrap();
     watched.see(&["GpuManagementFailing"]).await;
     is("");
     watched.forget(&["GpuFallenOffBus", "GpuResetPending", "GpuThrottled", "GpuManagementFailing"]).await;
@@ -302,12 +308,14 @@ fn copy_gpus(node: &Node) -> Option<String> {
         node.root.write(&format!("/proc/driver/nvidia/gpus/{address}/information"), "");
         let device = format!("/sys/bus/pci/devices/{address}");
         std::fs::create_dir_all(node.path(&device)).unwrap();
+        std::os::unix::fs::symlink("../../../bus/pci/drivers/nvidia", node.path(&device).join("driver")).unwrap();
         for file in ["vendor", "class", "config"] {
             let file = format!("{device}/{file}");
             std::fs::write(node.path(&file), std::fs::read(&file).unwrap()).unwrap();
         }
     }
     node.root.write("/sys/module/nvidia/version", &version);
+    node.root.write("/dev/nvidiactl", "");
     Some(version)
 }
 

@@ -18,10 +18,14 @@ pub(crate) const PCI_DEVICES: &str = "/sys/bus/pci/devices";
 const NVIDIA: &str = "0x10de";
 /// Display and 3D controllers. Source: the kernel's include/linux/pci_ids.h.
 const DISPLAY_CLASSES: [&str; 2] = ["0x0300", "0x0302"];
+/// Bridges of no other kind: what NVSwitches are.
+const SWITCH_CLASSES: [&str; 1] = ["0x0680"];
 
 /// `EFI_GLOBAL_VARIABLE`: four bytes of attributes, then the value.
 const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
+/// Files that name directories in which the loader looks before its own.
+const LOADER_DIRECTORIES: &str = "/etc/ld.so.conf.d";
 const LIBRARY: &str = "libnvidia-ml.so.";
 const LIBRARY_DIRECTORIES: [&str; 4] =
     ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/local/nvidia/lib64"];
@@ -69,7 +73,7 @@ fn root_device(mountinfo: &str) -> Option<String> {
     on_root.next_back().and_then(|fields| fields.get(2).map(|device| (*device).to_owned()))
 }
 
-pub(crate) fn nics(root: &Root) -> Result<Vec<Nic>, FileError> {
+pub(super) fn nics(root: &Root) -> Result<Vec<Nic>, FileError> {
     let mut nics = Vec::new();
     for name in root.names("/sys/class/net")? {
         let path = format!("/sys/class/net/{name}");
@@ -86,28 +90,33 @@ pub(crate) fn nics(root: &Root) -> Result<Vec<Nic>, FileError> {
 }
 
 pub(super) fn gpu(root: &Root) -> Result<Option<Gpu>, FileError> {
-    let devices = gpus(root)?.len();
+    let count = |classes: &[&str]| Ok(u32::try_from(of_nvidia(root, classes)?.len()).unwrap_or(u32::MAX));
+    let (devices, switches) = (count(&DISPLAY_CLASSES)?, count(&SWITCH_CLASSES)?);
     if devices == 0 {
         return Ok(None);
     }
-    let devices = u32::try_from(devices).unwrap_or(u32::MAX);
-    Ok(Some(Gpu { devices, module: gpu_module(root)?, library: gpu_library(root)?.map(|(_, version)| version) }))
+    let library = gpu_library(root)?.map(|(_, version)| version);
+    Ok(Some(Gpu { devices, switches, module: gpu_module(root)?, library }))
 }
 
 /// Addresses of NVIDIA's GPUs on the PCI bus.
 pub(crate) fn gpus(root: &Root) -> Result<Vec<String>, FileError> {
-    let mut gpus = Vec::new();
+    of_nvidia(root, &DISPLAY_CLASSES)
+}
+
+fn of_nvidia(root: &Root, classes: &[&str]) -> Result<Vec<String>, FileError> {
+    let mut found = Vec::new();
     for device in root.names(PCI_DEVICES)? {
         let read = |file: &str| root.read_text(&format!("{PCI_DEVICES}/{device}/{file}"));
         if read("vendor")?.as_deref() != Some(NVIDIA) {
             continue;
         }
         let class = read("class")?.unwrap_or_default();
-        if DISPLAY_CLASSES.iter().any(|display| class.starts_with(display)) {
-            gpus.push(device);
+        if classes.iter().any(|wanted| class.starts_with(wanted)) {
+            found.push(device);
         }
     }
-    Ok(gpus)
+    Ok(found)
 }
 
 /// The version of the loaded kernel module `nvidia`.
@@ -115,19 +124,31 @@ pub(crate) fn gpu_module(root: &Root) -> Result<Option<String>, FileError> {
     root.read_text("/sys/module/nvidia/version")
 }
 
-/// Where `libnvidia-ml.so.570.86.15` is, and its version. Of several the one that programs load, which the link `libnvidia-ml.so.1` says.
+/// Where `libnvidia-ml.so.570.86.15` is, and its version: the one that programs load. The loader's own directories come first, and of several
+/// versions in one the link `libnvidia-ml.so.1` says which. Source: ldconfig(8).
 pub(crate) fn gpu_library(root: &Root) -> Result<Option<(String, String)>, FileError> {
-    for directory in LIBRARY_DIRECTORIES {
+    let mut directories = Vec::new();
+    for name in root.names(LOADER_DIRECTORIES)? {
+        let text = root.read_text(&format!("{LOADER_DIRECTORIES}/{name}"))?.unwrap_or_default();
+        directories.extend(text.lines().map(str::trim).filter(|line| line.starts_with('/')).map(str::to_owned));
+    }
+    for directory in directories.iter().map(String::as_str).chain(LIBRARY_DIRECTORIES) {
+        let Ok(link) = AbsPath::try_from(format!("{directory}/{LIBRARY}1").as_str()) else { continue };
         let names = root.names(directory)?;
         let version =
             |name: &str| name.strip_prefix(LIBRARY).filter(|version| version.contains('.')).map(str::to_owned);
-        let link = AbsPath::try_from(format!("{directory}/{LIBRARY}1").as_str()).expect("a path of constants");
         let linked = root.link(&link).ok().filter(|target| names.contains(target)).and_then(|target| version(&target));
-        if let Some(version) = linked.or_else(|| names.iter().filter_map(|name| version(name)).max()) {
+        let newest = || names.iter().filter_map(|name| version(name)).max_by_key(|version| numbers(version));
+        if let Some(version) = linked.or_else(newest) {
             return Ok(Some((format!("{directory}/{LIBRARY}{version}"), version)));
         }
     }
     Ok(None)
+}
+
+/// 580.95.05 is older than 580.159.04.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split('.').map(|part| part.parse().unwrap_or(0)).collect()
 }
 
 /// Which of [`OPTIONAL_FILES`] there are.
@@ -199,13 +220,22 @@ mod tests {
             ("usr/lib64/libnvidia-ml.so.1", ""),
             ("usr/lib64/libnvidia-ml.so.565.57.01", ""),
         ]);
-        let found = Gpu { devices: 1, module: Some("570.86.15".into()), library: Some("565.57.01".into()) };
+        let found =
+            Gpu { devices: 1, switches: 1, module: Some("570.86.15".into()), library: Some("565.57.01".into()) };
         assert_eq!(gpu(&root).unwrap(), Some(found));
         let libraries = directory.path().join("usr/lib64");
         fs::write(libraries.join("libnvidia-ml.so.570.86.15"), "").unwrap();
         fs::remove_file(libraries.join("libnvidia-ml.so.1")).unwrap();
         std::os::unix::fs::symlink("libnvidia-ml.so.565.57.01", libraries.join("libnvidia-ml.so.1")).unwrap();
         assert_eq!(gpu(&root).unwrap().unwrap().library.as_deref(), Some("565.57.01"), "the one that is loaded");
+        fs::remove_file(libraries.join("libnvidia-ml.so.1")).unwrap();
+        fs::write(libraries.join("libnvidia-ml.so.570.9.1"), "").unwrap();
+        assert_eq!(gpu(&root).unwrap().unwrap().library.as_deref(), Some("570.86.15"), "the newest");
+        fs::create_dir_all(directory.path().join("etc/ld.so.conf.d")).unwrap();
+        fs::create_dir_all(directory.path().join("opt/nvidia/lib64")).unwrap();
+        fs::write(directory.path().join("etc/ld.so.conf.d/nvidia.conf"), "# NVIDIA\n/opt/nvidia/lib64\n").unwrap();
+        fs::write(directory.path().join("opt/nvidia/lib64/libnvidia-ml.so.580.1.2"), "").unwrap();
+        assert_eq!(gpu(&root).unwrap().unwrap().library.as_deref(), Some("580.1.2"), "where the loader looks first");
         fs::remove_dir_all(directory.path().join("sys/bus")).unwrap();
         assert_eq!(gpu(&root).unwrap(), None);
     }

@@ -1,14 +1,15 @@
 //! NVIDIA GPUs: what the kernel has of them, and what they tell of themselves through NVIDIA's management library (NVML).
 //!
 //! The library is the image's, opened for each look and closed after it: who holds it holds the devices, and then nobody can reset a GPU or
-//! change its driver. A GPU that is ill can hold up whoever asks about it, for ever and in the kernel, so each of the two looks has a thread
-//! of its own.
+//! change its driver. It is only opened where the driver is the image's and loaded, because without one it would load one by itself. A GPU
+//! that is ill can hold up whoever asks about it, for ever and in the kernel, so each of the two looks has a thread of its own.
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nap_model::monitor::{GpuFailure, GpuSeen, GpusExpected, GpusSeen, NvmlSeen};
+use nap_model::monitor::{BusSeen, GpuFailure, GpuSeen, GpusExpected, GpusSeen, NvmlSeen};
+use nap_model::plan::AbsPath;
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::error::NvmlError;
@@ -23,13 +24,21 @@ use crate::root::{FileError, Root};
 
 /// Where the driver lists its devices. Source: NVIDIA's driver README, "The /proc Interface".
 const DRIVEN: &str = "/proc/driver/nvidia/gpus";
+/// By what programs reach the driver.
+const CONTROL: &str = "/dev/nvidiactl";
 
 const KERNEL_EVERY: Duration = Duration::from_secs(15);
 const NVML_EVERY: Duration = Duration::from_secs(60);
-/// What was not well a while ago is looked at as often.
+/// After a change for the better or the worse; and the least time between two looks, whatever the driver says.
 const NVML_AGAIN: Duration = Duration::from_secs(25);
-/// Without a persistent driver the first look wakes each GPU, which takes seconds.
-const HANGS_AFTER: Duration = Duration::from_secs(30);
+/// A look is no more than this part of the time: without a persistent driver each wakes all GPUs, which takes seconds.
+const NVML_PART: u32 = 20;
+/// The same for what is no answer yet.
+const HANGS_AFTER: Duration = Duration::from_secs(60);
+
+/// Command and status, in a PCI device's configuration space. The numbers of vendor and device, which come before, the driver of Hyper-V's
+/// virtual bus gives from its own books. Reading it has no side effects. Source: include/uapi/linux/pci_regs.h; drivers/pci/controller/pci-hyperv.c.
+const COMMAND_AND_STATUS: u64 = 4;
 
 /// Source: nvml.h, `NVML_FI_DEV_REMAPPED_PENDING` and `NVML_FI_DEV_REMAPPED_FAILURE`.
 const REMAPPED_PENDING: FieldId = FieldId(144);
@@ -46,12 +55,13 @@ const SLOWED: [(ThrottleReasons, &str); 4] = [
 /// The two that look.
 #[derive(Debug)]
 pub(super) struct Gpus {
+    expected: GpusExpected,
     kernel: Aside<Result<GpusSeen, FileError>>,
     kernel_turn: Turn,
-    nvml: Aside<Option<NvmlSeen>>,
+    nvml: Aside<Option<(NvmlSeen, Duration)>>,
     nvml_turn: Turn,
+    was_well: bool,
     suspect_until: Option<Instant>,
-    seen: Option<GpusSeen>,
 }
 
 impl Gpus {
@@ -59,44 +69,55 @@ impl Gpus {
         let of_kernel = Arc::clone(root);
         let kernel = Aside::start("gpus", Arc::clone(news), move || look(&of_kernel, expected));
         let of_nvml = Arc::clone(root);
-        let nvml = Aside::start("nvml", Arc::clone(news), move || ask(&of_nvml));
+        let nvml = Aside::start("nvml", Arc::clone(news), move || {
+            let start = Instant::now();
+            Some((ask(&of_nvml)?, start.elapsed()))
+        });
         let (kernel, nvml) = kernel
             .and_then(|kernel| Ok((kernel, nvml?)))
             .map_err(|error| warn!(error = %error, "GPUs are not looked at"))
             .ok()?;
         let (kernel_turn, nvml_turn) = (Turn::every(KERNEL_EVERY), Turn::every(NVML_EVERY));
-        Some(Self { kernel, kernel_turn, nvml, nvml_turn, suspect_until: None, seen: None })
+        Some(Self { expected, kernel, kernel_turn, nvml, nvml_turn, was_well: true, suspect_until: None })
+    }
+
+    /// GPUs are joined by switches.
+    pub(super) fn are_switched(&self) -> bool {
+        self.expected.switched
     }
 
     /// The driver has said something.
     pub(super) fn hurry(&mut self) {
         self.kernel_turn.hurry(URGENT_EVERY);
-        self.nvml_turn.hurry(URGENT_EVERY);
+        self.nvml_turn.hurry(NVML_AGAIN);
     }
 
-    /// What came back since. What NVML says comes with what the kernel last had.
+    /// What came back since.
     pub(super) fn take(&mut self) -> (Option<GpusSeen>, Option<NvmlSeen>) {
         if self.kernel_turn.has_come() {
             self.kernel.ask();
         }
-        if self.nvml_turn.has_come() {
+        if self.expected.driver && self.nvml_turn.has_come() {
             self.nvml.ask();
         }
-        let new = self.kernel.take().and_then(|seen| seen.ok()); // one that goes away while it is read; the next look tells
-        if let Some(new) = &new {
-            self.seen = Some(new.clone());
-        }
-        let hangs = || self.nvml.away_for().filter(|away| *away >= HANGS_AFTER).map(NvmlSeen::Hanging);
-        let nvml = self.nvml.take().flatten().or_else(hangs);
+        // A device may go away while it is read; the next look tells.
+        (self.kernel.take().and_then(Result::ok), self.take_nvml())
+    }
+
+    fn take_nvml(&mut self) -> Option<NvmlSeen> {
         let now = Instant::now();
-        if nvml.as_ref().is_some_and(|seen| !is_well(seen)) {
+        let Some((seen, took)) = self.nvml.take().flatten() else {
+            return self.nvml.away_for().filter(|away| *away >= HANGS_AFTER).map(NvmlSeen::Hanging);
+        };
+        if self.was_well != is_well(&seen) {
+            self.was_well = !self.was_well;
             self.suspect_until = Some(now + SUSPECT);
         }
-        if nvml.is_some() && self.suspect_until.is_some_and(|until| now < until) {
+        if self.suspect_until.is_some_and(|until| now < until) {
             self.nvml_turn.by(now + NVML_AGAIN);
         }
-        let seen = if nvml.is_some() { self.seen.clone() } else { new };
-        (seen, nvml)
+        self.nvml_turn.not_before(now + took * NVML_PART);
+        Some(seen)
     }
 }
 
@@ -112,73 +133,53 @@ fn is_well(seen: &NvmlSeen) -> bool {
 }
 
 fn look(root: &Root, expected: GpusExpected) -> Result<GpusSeen, FileError> {
-    let addresses = gpus(root)?.into_iter();
-    let on_bus = addresses.map(|address| Ok((answers(root, &address)?, address)));
-    let on_bus =
-        on_bus.collect::<Result<Vec<_>, FileError>>()?.into_iter().map(|(answers, address)| (address, answers));
+    let on_bus = gpus(root)?.into_iter().map(|address| Ok((address.clone(), device(root, &address)?)));
     let module = gpu_module(root)?;
     let driven = root.names(DRIVEN)?.len();
     Ok(GpusSeen {
         expected,
-        on_bus: on_bus.collect(),
+        on_bus: on_bus.collect::<Result<_, FileError>>()?,
         driven: module.is_some().then_some(driven),
         module,
         library: gpu_library(root)?.map(|(_, version)| version),
     })
 }
 
-/// Whether a device gives its vendor's number. Who is off the bus gives ones. Only these four bytes: others may have side effects.
-fn answers(root: &Root, address: &str) -> Result<bool, FileError> {
-    let Some(space) = root.open_for_reading(&format!("{PCI_DEVICES}/{address}/config"))? else { return Ok(true) };
-    let mut vendor = [0; 4];
-    Ok(space.read_exact_at(&mut vendor, 0).is_err() || vendor != [0xff; 4])
+/// Who is off the bus gives ones for everything.
+fn device(root: &Root, address: &str) -> Result<BusSeen, FileError> {
+    let space = root.open_for_reading(&format!("{PCI_DEVICES}/{address}/config"))?;
+    let mut registers = [0; 4];
+    let is_read = space.is_some_and(|space| space.read_exact_at(&mut registers, COMMAND_AND_STATUS).is_ok());
+    let driver = AbsPath::try_from(format!("{PCI_DEVICES}/{address}/driver").as_str()).ok();
+    let driver = driver.and_then(|driver| root.link(&driver).ok());
+    let driver = driver.and_then(|driver| Some(driver.rsplit_once('/')?.1.to_owned()));
+    Ok(BusSeen { answers: !is_read || registers != [0xff; 4], driver })
 }
 
-/// Nothing where there is no library.
+/// Nothing where there is no library, or no driver for it.
 fn ask(root: &Root) -> Option<NvmlSeen> {
     let (path, _) = gpu_library(root).ok()??;
+    root.names("/sys/module/nvidia").ok()?.first()?;
+    root.target(&AbsPath::literal(CONTROL)).ok()??;
     let nvml = match Nvml::builder().lib_path(root.outside(&path).as_os_str()).init() {
         Ok(nvml) => nvml,
-        Err(NvmlError::DriverNotLoaded) => return Some(NvmlSeen::NoDriver),
         Err(NvmlError::LibRmVersionMismatch) => return Some(NvmlSeen::OtherVersion),
         Err(error) => return Some(NvmlSeen::Failed(error.to_string())),
     };
-    Some(match nvml.device_count() {
-        Ok(count) => NvmlSeen::Gpus((0..count).map(|index| ask_gpu(&nvml, index)).collect()),
-        Err(error) => NvmlSeen::Failed(error.to_string()),
-    })
+    let addresses = root.names(DRIVEN).ok()?.into_iter();
+    Some(NvmlSeen::Gpus(addresses.map(|address| ask_gpu(&nvml, address)).collect()))
 }
 
-type Answer = (String, Result<GpuSeen, GpuFailure>);
-
-fn ask_gpu(nvml: &Nvml, index: u32) -> Answer {
-    let unnamed = |error| (format!("index {index}"), Err(failure(error)));
-    let gpu = match nvml.device_by_index(index) {
-        Ok(gpu) => gpu,
-        Err(error) => return unnamed(error),
-    };
-    match gpu.pci_info() {
-        Ok(info) => (address(&info.bus_id), tell(&gpu).map_err(failure)),
-        Err(error) => unnamed(error),
-    }
-}
-
-fn failure(error: NvmlError) -> GpuFailure {
-    match error {
+fn ask_gpu(nvml: &Nvml, address: String) -> (String, Result<GpuSeen, GpuFailure>) {
+    let answer = nvml.device_by_pci_bus_id(address.as_str()).and_then(|gpu| tell(&gpu));
+    let answer = answer.map_err(|error| match error {
         NvmlError::GpuLost => GpuFailure::Lost,
         other => GpuFailure::Other(other.to_string()),
-    }
+    });
+    (address, answer)
 }
 
-/// The kernel's way to write `00000001:00:00.0`.
-fn address(bus_id: &str) -> String {
-    let bus_id = bus_id.to_ascii_lowercase();
-    match bus_id.split_once(':') {
-        Some((domain, rest)) if domain.len() == 8 => format!("{}:{rest}", &domain[4..]),
-        _ => bus_id,
-    }
-}
-
+/// What it does not know, or does not want to say, is nothing; only that it is lost ends the look.
 fn tell(gpu: &Device<'_>) -> Result<GpuSeen, NvmlError> {
     let rows = known(gpu.field_values_for(&[REMAPPED_PENDING, REMAPPED_FAILURE]))?;
     // NVML chooses the type for each field: driver 580 gives these as 64 bits.
@@ -195,24 +196,21 @@ fn tell(gpu: &Device<'_>) -> Result<GpuSeen, NvmlError> {
     Ok(GpuSeen { remap_pending: row(0), remap_failed: row(1), slowed })
 }
 
-/// What an old GPU or library does not know is no failure.
 fn known<T>(answer: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
     match answer {
-        Ok(answer) => Ok(Some(answer)),
-        Err(NvmlError::NotSupported | NvmlError::FunctionNotFound | NvmlError::FailedToLoadSymbol(_)) => Ok(None),
-        Err(error) => Err(error),
+        Err(NvmlError::GpuLost) => Err(NvmlError::GpuLost),
+        other => Ok(other.ok()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::fs;
     use std::io::Write as _;
 
     use super::*;
 
-    const EXPECTED: GpusExpected = GpusExpected { count: 1, driver: true };
+    const EXPECTED: GpusExpected = GpusExpected { count: 1, driver: true, switched: false };
 
     #[test]
     fn what_is_on_the_bus_and_answers_is_told_apart_from_what_does_not() {
@@ -223,36 +221,44 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, bytes).unwrap();
         };
-        assert_eq!(look(&root, EXPECTED).unwrap().on_bus, BTreeMap::new());
-        for (name, config) in [("0001:00:00.0", [0xde, 0x10, 0x35, 0x23]), ("0002:00:00.0", [0xff; 4])] {
+        assert!(look(&root, EXPECTED).unwrap().on_bus.is_empty());
+        // Of the second Hyper-V's bus still knows who it was.
+        let there = [0xde, 0x10, 0x35, 0x23, 0x06, 0x00, 0x10, 0x00];
+        let gone = [0xde, 0x10, 0x35, 0x23, 0xff, 0xff, 0xff, 0xff];
+        for (name, config) in [("0001:00:00.0", there), ("0002:00:00.0", gone)] {
             put(&format!("sys/bus/pci/devices/{name}/vendor"), b"0x10de\n");
             put(&format!("sys/bus/pci/devices/{name}/class"), b"0x030200\n");
             put(&format!("sys/bus/pci/devices/{name}/config"), &config);
         }
+        let driver = directory.path().join("sys/bus/pci/devices/0001:00:00.0/driver");
+        std::os::unix::fs::symlink("../../../bus/pci/drivers/nvidia", driver).unwrap();
         put("sys/module/nvidia/version", b"580.159.04\n");
         put("proc/driver/nvidia/gpus/0001:00:00.0/information", b"");
         put("usr/lib64/libnvidia-ml.so.570.86.15", b"");
         let seen = look(&root, EXPECTED).unwrap();
-        assert_eq!(seen.on_bus, [("0001:00:00.0".to_owned(), true), ("0002:00:00.0".to_owned(), false)].into());
+        let wanted = [
+            ("0001:00:00.0".to_owned(), BusSeen { answers: true, driver: Some("nvidia".to_owned()) }),
+            ("0002:00:00.0".to_owned(), BusSeen { answers: false, driver: None }),
+        ];
+        assert_eq!(seen.on_bus, wanted.into());
         assert_eq!(seen.driven, Some(1));
         assert_eq!((seen.module.as_deref(), seen.library.as_deref()), (Some("580.159.04"), Some("570.86.15")));
     }
 
     #[test]
-    fn without_a_library_nothing_is_asked_and_one_that_is_none_is_told() {
+    fn only_a_driver_with_its_library_is_asked_and_a_library_that_is_none_is_told() {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::open(directory.path()).unwrap();
-        assert_eq!(ask(&root), None);
-        fs::create_dir_all(directory.path().join("usr/lib64")).unwrap();
-        fs::write(directory.path().join("usr/lib64/libnvidia-ml.so.570.86.15"), "no library").unwrap();
+        let put = |path: &str| {
+            let path = directory.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "no library").unwrap();
+        };
+        for file in ["usr/lib64/libnvidia-ml.so.570.86.15", "sys/module/nvidia/version", "dev/nvidiactl"] {
+            assert_eq!(ask(&root), None);
+            put(file);
+        }
         assert!(matches!(ask(&root), Some(NvmlSeen::Failed(_))));
-    }
-
-    #[test]
-    fn addresses_are_the_kernels() {
-        assert_eq!(address("00000001:00:00.0"), "0001:00:00.0");
-        assert_eq!(address("0000000A:C1:00.0"), "000a:c1:00.0");
-        assert_eq!(address("0001:00:00.0"), "0001:00:00.0");
     }
 
     fn note(text: &str) {
@@ -266,7 +272,8 @@ mod tests {
         let Some(module) = module else { return note("SKIPPED: no NVIDIA GPU with a driver here") };
         let seen = look(&root, EXPECTED).unwrap();
         note(&format!("{seen:?}"));
-        assert!(seen.on_bus.values().all(|answers| *answers), "{seen:?}");
+        let nvidia = Some("nvidia".to_owned());
+        assert!(seen.on_bus.values().all(|one| one.answers && one.driver == nvidia), "{seen:?}");
         assert_eq!((seen.driven, seen.library), (Some(seen.on_bus.len()), Some(module)));
         let own = || Root::open("/".as_ref()).unwrap();
         let resident_kib = || {

@@ -13,7 +13,7 @@ mod streamed_devices;
 mod unit_changes;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -21,8 +21,8 @@ use nap_model::config::ApiServer;
 use nap_model::facts::Certificate;
 use nap_model::monitor::kernel_line::Topic;
 use nap_model::monitor::{
-    Answer, BootSeen, CONTAINERD, GPU_SERVICES, GpusExpected, History, ImagesSeen, KUBELET, Observed, RuntimeCondition,
-    SYSTEM_SERVICES, ScheduledEvent, Seen, Tick, WriteSeen,
+    Answer, BootSeen, CONTAINERD, FABRIC_MANAGER, GPU_SERVICES, GpusExpected, History, ImagesSeen, KUBELET, Observed,
+    RuntimeCondition, SYSTEM_SERVICES, ScheduledEvent, Seen, Tick, Used, WriteSeen,
 };
 use nap_model::os::STREAMING_SNAPSHOTTER;
 use nap_model::plan::SNAPSHOTTER_SOCKET;
@@ -35,6 +35,7 @@ use tracing::warn;
 
 use crate::imds::Imds;
 use crate::root::Root;
+use crate::routes::Routes;
 use crate::units::UnitStatus;
 use crate::{api, chain, observe, persist, snapshotter};
 pub use aside::Aside;
@@ -113,6 +114,8 @@ struct Files {
     api_server: Option<ApiServer>,
     certificate: Option<Certificate>,
     vm_name: Option<String>,
+    /// `/etc/resolv.conf` names a server; nothing when it cannot be read.
+    name_servers: Option<bool>,
     /// containerd is told of the snapshotter of artifact streaming, and uses it.
     streams: bool,
     /// containerd is told of it, and it may serve containers that are still there.
@@ -138,13 +141,15 @@ pub struct Watch {
     files_turn: Turn,
     known: Option<Files>,
     counters: Turn,
-    slow: Turn,
-    had: Had,
+    slow: Option<Aside<BTreeMap<String, Used>>>,
+    slow_turn: Turn,
+    routes: Routes,
+    had_name_servers: bool,
     stuck: Turn,
     stuck_tasks: StuckTasks,
     units: [Asked<Result<UnitStatus, String>>; UNITS.len()],
     /// Main processes of kubelet and containerd.
-    processes: BTreeMap<&'static str, u32>,
+    processes: Arc<Mutex<BTreeMap<&'static str, u32>>>,
     unit_changes: UnitChanges,
     /// Which of them systemd had given up at the last look.
     failures: [Failure; UNITS.len()],
@@ -159,24 +164,6 @@ pub struct Watch {
     gpus: Option<Gpus>,
     api_server: Asked<Result<(), String>>,
     events: Asked<Events>,
-}
-
-/// What a node need not have, and misses only when it once had it.
-#[derive(Debug, Default)]
-struct Had {
-    route: Once,
-    route_6: Once,
-    name_servers: Once,
-}
-
-#[derive(Debug, Default)]
-struct Once(bool);
-
-impl Once {
-    fn is_there(&mut self, now: bool) -> Option<bool> {
-        self.0 |= now;
-        self.0.then_some(now)
-    }
 }
 
 /// Least time between two looks, however much the kernel says.
@@ -209,6 +196,11 @@ impl Turn {
     fn hurry(&mut self, least: Duration) {
         let now = Instant::now();
         self.next = self.next.min(self.last.map_or(now, |last| last + least));
+    }
+
+    /// At the earliest then.
+    fn not_before(&mut self, then: Instant) {
+        self.next = self.next.max(then);
     }
 
     /// At the latest then.
@@ -267,6 +259,13 @@ impl Watch {
         let of_thread = Arc::clone(&root);
         let files = Aside::start("files", Arc::default(), move || read_files(&of_thread));
         let files = files.map_err(|error| warn!(error = %error, "cannot read files")).ok();
+        let processes: Arc<Mutex<BTreeMap<&'static str, u32>>> = Arc::default();
+        let (of_thread, theirs) = (Arc::clone(&root), Arc::clone(&processes));
+        let slow = Aside::start("limits", Arc::default(), move || {
+            let processes = theirs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            proc::slow_limits(&of_thread, &processes)
+        });
+        let slow = slow.map_err(|error| warn!(error = %error, "what takes long is not counted")).ok();
         Self {
             kmsg,
             last: None,
@@ -278,12 +277,14 @@ impl Watch {
             files_turn: Turn::every(FILES_EVERY),
             known: None,
             counters: Turn::every(COUNTERS_EVERY),
-            slow: Turn::every(SLOW_EVERY),
-            had: Had::default(),
+            slow,
+            slow_turn: Turn::every(SLOW_EVERY),
+            routes: Routes::default(),
+            had_name_servers: false,
             stuck: Turn::every(STUCK_EVERY),
             stuck_tasks: StuckTasks::default(),
             units: UNITS.map(|(_, every)| Asked::every(every)),
-            processes: BTreeMap::new(),
+            processes,
             unit_changes: UnitChanges::start(&root, &news),
             failures: Default::default(),
             kubelet: Asked::every(SERVICES_EVERY),
@@ -351,6 +352,9 @@ impl Watch {
         if let Some(Some(read)) = files.take() {
             seen.boot = Some(read.boot.clone());
             seen.client_certificate = read.certificate;
+            // Below a root without any, nobody asks for names.
+            self.had_name_servers |= read.name_servers == Some(true);
+            seen.name_servers = read.name_servers.filter(|_| self.had_name_servers);
             self.known = Some(read);
         }
     }
@@ -389,10 +393,7 @@ impl Watch {
             seen.nvme = proc::nvme(&self.root);
             seen.canary = Some(canary());
             seen.missing_controllers = proc::missing_controllers(&self.root);
-            // A router may announce IPv6 that nobody uses, and stop: it counts where there was no other.
-            let (four, six) = proc::default_routes(&self.root);
-            seen.default_route = self.had.route.is_there(four).or_else(|| self.had.route_6.is_there(six));
-            seen.name_servers = self.had.name_servers.is_there(proc::name_servers(&self.root));
+            seen.default_route = self.routes.look(&self.root);
         }
         let is_of_gpus = is_urgent(&[Topic::Gpus]);
         if let Some(gpus) = &mut self.gpus {
@@ -404,18 +405,22 @@ impl Watch {
         if self.stuck.has_come() {
             let stuck = self.stuck_tasks.look(&self.root);
             seen.stuck_tasks = Some(stuck);
+            seen.limits.extend(proc::zombies(&self.root, self.stuck_tasks.zombies()));
         }
-        if self.slow.has_come() {
-            let processes: Vec<_> = self.processes.iter().map(|(unit, pid)| (*unit, *pid)).collect();
-            seen.limits.extend(proc::slow_limits(&self.root, Some(self.stuck_tasks.zombies()), &processes));
+        if let Some(slow) = &self.slow {
+            if self.slow_turn.has_come() {
+                slow.ask();
+            }
+            seen.limits.extend(slow.take().unwrap_or_default());
         }
     }
 
     async fn see_services(&mut self, seen: &mut Observed) {
         let streams = self.known.as_ref().is_some_and(|known| known.streams);
         for (index, (asked, (name, _))) in self.units.iter_mut().zip(UNITS).enumerate() {
-            let has_no_use =
-                (name == STREAMING_SNAPSHOTTER && !streams) || (GPU_SERVICES.contains(&name) && self.gpus.is_none());
+            let has_no_use = (name == STREAMING_SNAPSHOTTER && !streams)
+                || (GPU_SERVICES.contains(&name) && self.gpus.is_none())
+                || (name == FABRIC_MANAGER && !self.gpus.as_ref().is_some_and(Gpus::are_switched));
             if has_no_use {
                 continue;
             }
@@ -434,7 +439,7 @@ impl Watch {
             if let Ok(status) = &status {
                 see_unit(&self.root, name, status, seen);
                 if [KUBELET, CONTAINERD].contains(&name) {
-                    self.processes.insert(name, status.main_pid);
+                    self.processes.lock().unwrap_or_else(PoisonError::into_inner).insert(name, status.main_pid);
                 }
                 if let Some(then) = self.failures[index].look_again(status.active == "failed", Instant::now()) {
                     asked.turn.by(then);
@@ -515,6 +520,12 @@ fn canary() -> Result<(), String> {
     thread.map_err(|error| error.to_string())?.join().map_err(|_| "it panicked".to_owned())
 }
 
+/// Source: resolv.conf(5). No file is an answer: then programs ask a server on this machine, which there is not.
+fn name_servers(root: &Root) -> Option<bool> {
+    let text = root.read_text("/etc/resolv.conf").ok()?.unwrap_or_default();
+    Some(text.lines().any(|line| line.split_ascii_whitespace().next() == Some("nameserver")))
+}
+
 fn read_files(root: &Root) -> Option<Files> {
     let boot_id = observe::boot_id(root).ok()?;
     let boot = match persist::read_complete_report(root).ok()? {
@@ -533,6 +544,7 @@ fn read_files(root: &Root) -> Option<Files> {
     Some(Files {
         streams: containerd.lines().any(|line| line == "snapshotter = \"overlaybd\""),
         knows_snapshotter: containerd.lines().any(|line| line == "[proxy_plugins.overlaybd]"),
+        name_servers: name_servers(root),
         boot,
         healthz_port: port.unwrap_or(nap_model::plan::HEALTHZ_PORT),
         api_server: server.and_then(|server| ApiServer::try_from(server.trim().trim_matches('"')).ok()),

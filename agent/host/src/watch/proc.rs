@@ -1,6 +1,7 @@
 //! Counters, limits and pressure, read from `/proc` and `/sys`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use nap_model::monitor::{Pressure, ProcessSeen, Used};
@@ -41,9 +42,7 @@ pub(super) fn limits(root: &Root) -> BTreeMap<String, Used> {
     let tasks = || {
         let load = text(root, "/proc/loadavg")?;
         let count = load.split(' ').nth(3)?.split_once('/')?.1.parse().ok()?;
-        let limits = ["/proc/sys/kernel/threads-max", "/proc/sys/kernel/pid_max"];
-        let limit = limits.iter().filter_map(|path| number(root, path)).min()?;
-        Some(Used { count, limit })
+        Some(Used { count, limit: most_tasks(root)? })
     };
     let files = || {
         let text = text(root, "/proc/sys/fs/file-nr")?;
@@ -61,19 +60,32 @@ pub(super) fn limits(root: &Root) -> BTreeMap<String, Used> {
 }
 
 /// From so many mounts on systemd and kubelet are busy with them alone; the kernel allows `fs.mount-max`, 100,000 as a rule. Source: the
-/// facts, F17, F30, F45, for this and the next two.
+/// facts, F17.
 const MOUNTS: u64 = 20_000;
-const ZOMBIES: u64 = 300;
-const DYING_CGROUPS: u64 = 5_000;
+/// Four times what the facts have (F45): a large node with many short pods has thousands at rest.
+const DYING_CGROUPS: u64 = 20_000;
 /// Largest share of the memory that is the kernel's own, in percent. Source: the facts, F44.
 const KERNEL_PERCENT: u64 = 40;
+/// Largest share of all tasks that there can be, in percent. Source: the facts, F30.
+const ZOMBIES_PERCENT: u64 = 10;
 
-/// The same for what takes longer to count.
-pub(super) fn slow_limits(root: &Root, zombies: Option<u64>, processes: &[(&str, u32)]) -> BTreeMap<String, Used> {
+/// How many tasks there can be.
+fn most_tasks(root: &Root) -> Option<u64> {
+    let limits = ["/proc/sys/kernel/threads-max", "/proc/sys/kernel/pid_max"];
+    limits.iter().filter_map(|path| number(root, path)).min()
+}
+
+/// Processes that have ended and of whom nobody has taken note, against how many would be too many.
+pub(super) fn zombies(root: &Root, count: u64) -> Option<(String, Used)> {
+    Some(("zombies".to_owned(), Used { count, limit: most_tasks(root)? * ZOMBIES_PERCENT / 100 }))
+}
+
+/// The same as [`limits`] for what takes longer to count, and may wait for others in the kernel.
+pub(super) fn slow_limits(root: &Root, processes: &BTreeMap<&'static str, u32>) -> BTreeMap<String, Used> {
     let mounts = || {
-        let count = text(root, "/proc/self/mountinfo")?.lines().count() as u64;
         let most = number(root, "/proc/sys/fs/mount-max").unwrap_or(MOUNTS); // kernels before 4.9 have none
-        Some(Used { count, limit: most.min(MOUNTS) })
+        let limit = most.min(MOUNTS);
+        Some(Used { count: lines(root, "/proc/self/mountinfo", limit)?, limit })
     };
     let cgroups = || {
         let text = text(root, "/sys/fs/cgroup/cgroup.stat")?;
@@ -82,7 +94,7 @@ pub(super) fn slow_limits(root: &Root, zombies: Option<u64>, processes: &[(&str,
     };
     let kernel = || {
         let text = text(root, "/proc/meminfo")?;
-        let count = ["SUnreclaim", "PageTables", "Percpu"].iter().filter_map(|name| kib(&text, name)).sum();
+        let count = ["SUnreclaim", "Percpu"].iter().filter_map(|name| kib(&text, name)).sum();
         Some(Used { count, limit: kib(&text, "MemTotal")? * KERNEL_PERCENT / 100 })
     };
     // Source: proc(5), `TCP: inuse 4 orphan 0 tw 0 alloc 7 mem 3`; ip-sysctl.rst, tcp_mem: low, pressure, high.
@@ -94,22 +106,35 @@ pub(super) fn slow_limits(root: &Root, zombies: Option<u64>, processes: &[(&str,
         Some(Used { count, limit: limits.split_ascii_whitespace().nth(2)?.parse().ok()? })
     };
     let [keys, bytes] = keys(root);
-    let mut limits: BTreeMap<_, _> = [
+    let all = [
         ("mounts", mounts()),
-        ("zombies", zombies.map(|count| Used { count, limit: ZOMBIES })),
         ("keys", keys),
         ("keys.bytes", bytes),
         ("cgroups.dying", cgroups()),
         ("kernel.memory", kernel()),
         ("tcp.memory", tcp()),
-    ]
-    .into_iter()
-    .filter_map(|(name, used)| Some((name.to_owned(), used?)))
-    .collect();
+    ];
+    let mut limits: BTreeMap<_, _> =
+        all.into_iter().filter_map(|(name, used)| Some((name.to_owned(), used?))).collect();
     for (unit, pid) in processes {
         limits.extend(files_of(root, *pid).map(|used| (format!("files/{unit}"), used)));
     }
     limits
+}
+
+/// Lines of a file that may be very long; not counted beyond `enough`.
+fn lines(root: &Root, path: &str, enough: u64) -> Option<u64> {
+    let mut file = root.open_for_reading(path).ok().flatten()?;
+    let mut buffer = vec![0; 64 * 1024];
+    let mut count = 0;
+    while count <= enough {
+        let length = file.read(&mut buffer).ok()?;
+        if length == 0 {
+            break;
+        }
+        count += buffer[..length].iter().filter(|byte| **byte == b'\n').count() as u64;
+    }
+    Some(count)
 }
 
 /// `MemTotal:       16384 kB`
@@ -134,7 +159,10 @@ fn files_of(root: &Root, pid: u32) -> Option<Used> {
     let limits = text(root, &format!("/proc/{pid}/limits"))?;
     let limit = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     let limit = limit.split_ascii_whitespace().next()?.parse().ok()?;
-    let count = root.names(&format!("/proc/{pid}/fd")).ok()?.len() as u64;
+    let path = format!("/proc/{pid}/fd");
+    // Since 6.2 the kernel says how many; Documentation/filesystems/proc.rst, 3.13.
+    let size = root.open_for_reading(&path).ok().flatten()?.metadata().ok()?.len();
+    let count = if root.is_machine() && size > 0 { size } else { root.names(&path).ok()?.len() as u64 };
     (count > 0).then_some(Used { count, limit })
 }
 
@@ -143,29 +171,6 @@ pub(super) fn missing_controllers(root: &Root) -> Option<Vec<String>> {
     let present = text(root, "/sys/fs/cgroup/cgroup.controllers")?;
     let is_missing = |name: &&str| !present.split(' ').any(|present| present == *name);
     Some(["cpu", "cpuset", "memory", "pids"].into_iter().filter(is_missing).map(str::to_owned).collect())
-}
-
-/// Whether there is a route for what no other route is for, in IPv4 and in IPv6.
-/// Source: the kernel's net/ipv4/fib_trie.c (`fib_route_seq_show`) and net/ipv6/route.c (`rt6_info_route`).
-pub(super) fn default_routes(root: &Root) -> (bool, bool) {
-    let routes = |path| text(root, path).unwrap_or_default(); // a kernel without that family
-    let is_default = |line: &str| {
-        let fields: Vec<_> = line.split_ascii_whitespace().collect();
-        fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000")
-    };
-    // The one that rejects everything is at lo.
-    let is_default_6 = |line: &str| {
-        let fields: Vec<_> = line.split_ascii_whitespace().collect();
-        let is_all = fields.first().is_some_and(|to| to.bytes().all(|digit| digit == b'0'));
-        is_all && fields.get(1) == Some(&"00") && fields.last().is_some_and(|device| *device != "lo")
-    };
-    (routes("/proc/net/route").lines().any(is_default), routes("/proc/net/ipv6_route").lines().any(is_default_6))
-}
-
-/// Whether `/etc/resolv.conf` names a server. Source: resolv.conf(5).
-pub(super) fn name_servers(root: &Root) -> bool {
-    let text = text(root, "/etc/resolv.conf").unwrap_or_default(); // a link to nowhere names none
-    text.lines().any(|line| line.split_ascii_whitespace().next() == Some("nameserver"))
 }
 
 /// Numbers that only grow.
@@ -346,6 +351,7 @@ mod tests {
         let (_directory, root) = root(&[
             ("proc/self/mountinfo", "1 0 0:2 / / rw - rootfs none rw\n23 1 259:2 / / rw - ext4 /dev/root rw\n"),
             ("proc/sys/fs/mount-max", "100000\n"),
+            ("proc/sys/kernel/threads-max", "30000\n"),
             ("proc/key-users", "    0:    61 60/60 52/1000000 850/25000000\n65534:     2 2/2 2/200 20/20000\n"),
             ("sys/fs/cgroup/cgroup.stat", "nr_descendants 51\nnr_dying_descendants 7\n"),
             ("sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory hugetlb\n"),
@@ -362,40 +368,20 @@ mod tests {
             ("proc/812/fd/0", ""),
             ("proc/812/fd/1", ""),
         ]);
-        let limits = slow_limits(&root, Some(4), &[("kubelet.service", 812), ("containerd.service", 813)]);
+        let limits = slow_limits(&root, &[("kubelet.service", 812), ("containerd.service", 813)].into());
         let used = |count, limit| Used { count, limit };
         let wanted = [
-            ("cgroups.dying", used(7, 5000)),
+            ("cgroups.dying", used(7, 20_000)),
             ("files/kubelet.service", used(2, 1024)),
-            ("kernel.memory", used(100_001, 3_200_000)),
+            ("kernel.memory", used(90_001, 3_200_000)),
             ("keys", used(52, 1_000_000)),
             ("keys.bytes", used(850, 25_000_000)),
             ("mounts", used(2, 20_000)),
             ("tcp.memory", used(3, 180_000)),
-            ("zombies", used(4, 300)),
         ];
         assert_eq!(limits, wanted.map(|(name, used)| (name.to_owned(), used)).into());
         assert_eq!(missing_controllers(&root), Some(vec!["pids".to_owned()]));
-    }
-
-    #[test]
-    fn a_default_route_is_known_in_either_family_and_one_that_rejects_is_none() {
-        let head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
-        let default = "eth0\t00000000\t0104000A\t0003\t0\t0\t100\t00000000\t0\t0\t0\n";
-        let near = "eth0\t0004000A\t00000000\t0001\t0\t0\t100\t00FFFFFF\t0\t0\t0\n";
-        let zeros = "0".repeat(32);
-        let default_6 = |device| format!("{zeros} 00 {zeros} 00 fe80 00000400 1 0 00000003     {device}\n");
-        let reject = default_6("lo");
-        for (four, six, wanted) in [
-            (format!("{head}{near}{default}"), reject.clone(), (true, false)),
-            (format!("{head}{near}"), reject.clone(), (false, false)),
-            (head.to_owned(), default_6("eth0"), (false, true)),
-        ] {
-            let (_directory, root) = root(&[("proc/net/route", &four), ("proc/net/ipv6_route", &six)]);
-            assert_eq!(default_routes(&root), wanted, "{four} {six}");
-        }
-        let (_directory, root) = root(&[("etc/resolv.conf", "# nameserver 1.1.1.1\nsearch a.example\n")]);
-        assert_eq!((default_routes(&root), name_servers(&root)), ((false, false), false));
+        assert_eq!(zombies(&root, 4), Some(("zombies".to_owned(), used(4, 3000))));
     }
 
     #[test]
@@ -416,7 +402,7 @@ mod tests {
         let (seen, _) = process(&root, std::process::id()).unwrap();
         assert!(matches!(seen.state, 'R' | 'S'), "{seen:?}");
         assert!(limits(&root)["tasks"].count > 1);
-        let own = slow_limits(&root, None, &[("us", std::process::id())]);
+        let own = slow_limits(&root, &[("us", std::process::id())].into());
         assert!(own["mounts"].count > 0 && own["files/us"].count > 2 && own["kernel.memory"].count > 0, "{own:?}");
     }
 }

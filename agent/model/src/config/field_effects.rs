@@ -265,7 +265,7 @@ fn facts() -> Facts {
     facts.programs.kubelet = "1.34.2".try_into().ok();
     facts.trust = Trust::default();
     facts.streaming = Distribution::named("ubuntu-24.04").unwrap().typical_facts().streaming;
-    facts.gpu = Some(Gpu { devices: 1, module: Some("1.2".into()), library: Some("1.2".into()) });
+    facts.gpu = Some(Gpu { devices: 1, switches: 1, module: Some("1.2".into()), library: Some("1.2".into()) });
     facts.present.extend([CREDENTIAL_PROVIDER, NVIDIA_RUNTIME, DEVICE_PLUGIN_UNIT].map(str::to_owned));
     facts.instance = facts.instance.map(|instance| Instance { vtpm: None, ..instance });
     facts

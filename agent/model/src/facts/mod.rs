@@ -212,6 +212,9 @@ pub struct Nic {
 pub struct Gpu {
     /// How many devices are on the PCI bus.
     pub devices: u32,
+    /// How many NVSwitches are on it.
+    #[serde(default)]
+    pub switches: u32,
     /// Version of the loaded kernel module (`/sys/module/nvidia/version`).
     #[serde(default)]
     pub module: Option<String>,

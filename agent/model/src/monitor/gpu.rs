@@ -6,14 +6,15 @@
 
 use super::service::failed_outcome;
 use super::{
-    Class, Fault, GpuFailure, GpuSeen, GpusSeen, Monitor, NvmlSeen, Outcome, Reading, Scope, Seen, Signal, Subsystem,
-    Verdict, degrading, minutes, seconds, signal,
+    BusSeen, Class, Fault, GpuFailure, GpuSeen, GpusSeen, Monitor, NvmlSeen, Outcome, Reading, Scope, Seen, Signal,
+    Subsystem, Verdict, degrading, minutes, seconds, signal,
 };
 
 /// Software of the image for GPUs, which systemd runs where it is baked.
 pub const GPU_SERVICES: [&str; 2] = [FABRIC_MANAGER, DEVICE_PLUGIN];
 
-pub(crate) const FABRIC_MANAGER: &str = "nvidia-fabricmanager.service";
+/// Manages the switches by which GPUs reach each other.
+pub const FABRIC_MANAGER: &str = "nvidia-fabricmanager.service";
 pub(crate) const DEVICE_PLUGIN: &str = "nvidia-device-plugin.service";
 
 const fn costly(
@@ -35,16 +36,13 @@ const fn costly(
     }
 }
 
-static MISSING: Fault = Fault {
-    explained_by: &["GpuFallenOffBus", "GpuDriverMissing", "GpuDriverMismatch"],
-    ..costly(
-        "GpuMissing",
-        Verdict::NeedsReplacement,
-        minutes(10),
-        "The node has fewer GPUs than it had at boot, or than its VM size has.",
-        "`lspci -d 10de:`, `ls /proc/driver/nvidia/gpus`, `nvidia-smi -L`, `journalctl -k | grep -e NVRM -e pci`.",
-    )
-};
+static MISSING: Fault = costly(
+    "GpuMissing",
+    Verdict::NeedsReplacement,
+    minutes(10),
+    "The node has fewer GPUs than it had at boot, or than its VM size has.",
+    "`lspci -d 10de:`, `ls /proc/driver/nvidia/gpus`, `nvidia-smi -L`, `journalctl -k | grep -e NVRM -e pci`.",
+);
 
 static LOST: Fault = costly(
     "GpuFallenOffBus",
@@ -85,15 +83,12 @@ static DRIVER_MISMATCH: Fault = costly(
     "`cat /sys/module/nvidia/version`, `ls -l /usr/lib/*/libnvidia-ml.so.1`. A reboot loads the driver that is installed.",
 );
 
-static SILENT: Fault = Fault {
-    explained_by: &["GpuFallenOffBus", "GpuDriverMissing", "GpuDriverMismatch"],
-    ..degrading(
-        "GpuManagementFailing",
-        Subsystem::Accelerators,
-        "NVIDIA's management library hangs or fails: nothing can be told of the GPUs.",
-        "`timeout 10 nvidia-smi`; `journalctl -k | grep NVRM`.",
-    )
-};
+static SILENT: Fault = degrading(
+    "GpuManagementFailing",
+    Subsystem::Accelerators,
+    "NVIDIA's management library hangs or fails, for all GPUs or for one: it can most likely not be used.",
+    "`timeout 60 nvidia-smi`; `journalctl -k | grep NVRM`.",
+);
 
 static THROTTLED: Fault = degrading(
     "GpuThrottled",
@@ -118,7 +113,6 @@ static DEVICE_PLUGIN_DOWN: Fault = degrading(
 
 static MISSING_ON_BUS: Signal = signal("pci.gpus", &MISSING, Class::Device, (3, 3), seconds(10), 3);
 static MISSING_IN_DRIVER: Signal = signal("driver.gpus", &MISSING, Class::Kernel, (3, 3), seconds(10), 3);
-static MISSING_IN_NVML: Signal = signal("nvml.gpus", &MISSING, Class::Probe, (2, 2), seconds(20), 2);
 static LOST_ON_BUS: Signal = signal("pci.config", &LOST, Class::Device, (3, 3), seconds(10), 3);
 static LOST_IN_NVML: Signal = signal("nvml.device", &LOST, Class::Probe, (2, 2), seconds(20), 2);
 /// The GPU's own lasting record, and NVIDIA's criterion for another one.
@@ -126,7 +120,7 @@ static MEMORY_REMAP: Signal =
     Signal { is_authoritative: true, ..signal("nvml.remap", &MEMORY, Class::Device, (3, 3), seconds(20), 2) };
 static PENDING_REMAP: Signal = signal("nvml.remap", &RESET_PENDING, Class::Device, (2, 2), seconds(20), 2);
 static NO_MODULE: Signal = signal("driver.module", &DRIVER_MISSING, Class::Kernel, (3, 3), seconds(10), 3);
-static NO_DRIVER: Signal = signal("nvml.start", &DRIVER_MISSING, Class::Probe, (2, 2), seconds(20), 2);
+static NO_DRIVER: Signal = signal("pci.driver", &DRIVER_MISSING, Class::Device, (3, 3), seconds(10), 3);
 static VERSIONS: Signal = signal("driver.version", &DRIVER_MISMATCH, Class::Kernel, (3, 3), seconds(10), 3);
 static OTHER_VERSION: Signal = signal("nvml.start", &DRIVER_MISMATCH, Class::Probe, (2, 2), seconds(20), 2);
 static NO_ANSWER: Signal = signal("nvml.answer", &SILENT, Class::Probe, (2, 2), seconds(20), 2);
@@ -142,7 +136,6 @@ pub(super) const MONITOR: Monitor = Monitor {
     signals: &[
         &MISSING_ON_BUS,
         &MISSING_IN_DRIVER,
-        &MISSING_IN_NVML,
         &LOST_ON_BUS,
         &LOST_IN_NVML,
         &MEMORY_REMAP,
@@ -162,9 +155,9 @@ pub(super) const MONITOR: Monitor = Monitor {
 fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
     if let Some(gpus) = &seen.now.gpus {
         read_kernel(gpus, readings);
-        if let Some(nvml) = &seen.now.nvml {
-            read_nvml(gpus, nvml, readings);
-        }
+    }
+    if let Some(nvml) = &seen.now.nvml {
+        read_nvml(nvml, seen.is_strained(), readings);
     }
     for (unit, signal) in GPU_SERVICES.into_iter().zip([&FABRIC_MANAGER_FAILED, &DEVICE_PLUGIN_FAILED]) {
         let Some(unit @ Ok(_)) = seen.now.units.get(unit) else { continue };
@@ -172,61 +165,56 @@ fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
     }
 }
 
+/// Good, or bad for a reason.
+fn unless(is_bad: bool, why: impl FnOnce() -> String) -> Outcome {
+    if is_bad { Outcome::Bad(why()) } else { Outcome::Good }
+}
+
 fn read_kernel(gpus: &GpusSeen, readings: &mut Vec<Reading>) {
     let GpusSeen { expected, on_bus, driven, module, library } = gpus;
     let mut say = |signal, target: &str, outcome| readings.push(Reading { signal, target: target.to_owned(), outcome });
-    say(&MISSING_ON_BUS, "", enough(on_bus.len(), expected.count, "on the PCI bus"));
-    for (address, answers) in on_bus {
-        let outcome =
-            if *answers { Outcome::Good } else { Outcome::Bad("its PCI configuration space reads as ones".to_owned()) };
-        say(&LOST_ON_BUS, address, outcome);
+    say(&MISSING_ON_BUS, "", enough(on_bus.len(), expected.count as usize, "on the PCI bus"));
+    for (address, BusSeen { answers, .. }) in on_bus {
+        let why = || "its command and status registers read as ones".to_owned();
+        say(&LOST_ON_BUS, address, unless(!answers, why));
     }
     if !expected.driver {
         return;
     }
-    let outcome = driven.map(|driven| enough(driven, expected.count, "known to the driver"));
+    // Somebody gave them to another driver, as for VMs.
+    let of_others = |one: &&BusSeen| one.driver.as_deref().is_some_and(|driver| driver != "nvidia");
+    let wanted = (expected.count as usize).saturating_sub(on_bus.values().filter(of_others).count());
+    let outcome = driven.map(|driven| enough(driven, wanted, "known to the driver"));
     say(&MISSING_IN_DRIVER, "", outcome.unwrap_or_else(|| Outcome::Unknown("the driver is not loaded".to_owned())));
-    let outcome = match module {
-        Some(_) => Outcome::Good,
-        None => Outcome::Bad("the kernel module nvidia is not loaded".to_owned()),
-    };
-    say(&NO_MODULE, "", outcome);
+    let is_missing = wanted > 0 && module.is_none();
+    say(&NO_MODULE, "", unless(is_missing, || "the kernel module nvidia is not loaded".to_owned()));
+    let undriven = on_bus.values().filter(|one| one.driver.is_none()).count();
+    say(&NO_DRIVER, "", unless(is_missing && undriven > 0, || format!("{undriven} GPUs have no driver")));
     if let (Some(module), Some(library)) = (module, library) {
-        let outcome = if module == library {
-            Outcome::Good
-        } else {
-            Outcome::Bad(format!("kernel module {module}, library {library}"))
-        };
-        say(&VERSIONS, "", outcome);
+        say(&VERSIONS, "", unless(module != library, || format!("kernel module {module}, library {library}")));
     }
 }
 
-fn enough(count: usize, expected: u32, place: &str) -> Outcome {
-    if u32::try_from(count).is_ok_and(|count| count < expected) {
-        Outcome::Bad(format!("{count} of {expected} GPUs are {place}"))
-    } else {
-        Outcome::Good
-    }
+fn enough(count: usize, wanted: usize, place: &str) -> Outcome {
+    unless(count < wanted, || format!("{count} of {wanted} GPUs are {place}"))
 }
 
-fn read_nvml(gpus: &GpusSeen, nvml: &NvmlSeen, readings: &mut Vec<Reading>) {
+fn read_nvml(nvml: &NvmlSeen, is_strained: bool, readings: &mut Vec<Reading>) {
     let mut say = |signal, target: &str, outcome| readings.push(Reading { signal, target: target.to_owned(), outcome });
-    let unless = |is_bad: bool, why: &str| if is_bad { Outcome::Bad(why.to_owned()) } else { Outcome::Good };
-    let starts = matches!(nvml, NvmlSeen::NoDriver | NvmlSeen::OtherVersion | NvmlSeen::Gpus(_));
-    if starts && gpus.expected.driver {
-        say(&NO_DRIVER, "", unless(*nvml == NvmlSeen::NoDriver, "NVML finds no driver"));
-        let why = "NVML is of another version than the driver";
+    let why = || "NVML is of another version than the driver".to_owned();
+    if matches!(nvml, NvmlSeen::OtherVersion | NvmlSeen::Gpus(_)) {
         say(&OTHER_VERSION, "", unless(*nvml == NvmlSeen::OtherVersion, why));
     }
+    let hangs = |since: &std::time::Duration| format!("NVML has not answered for {} s", since.as_secs());
     let answer = match nvml {
-        NvmlSeen::Hanging(since) => Outcome::Bad(format!("NVML has not answered for {} s", since.as_secs())),
+        NvmlSeen::Hanging(since) if is_strained => Outcome::Unknown(hangs(since)),
+        NvmlSeen::Hanging(since) => Outcome::Bad(hangs(since)),
         NvmlSeen::Failed(why) => Outcome::Bad(why.clone()),
-        NvmlSeen::NoDriver | NvmlSeen::OtherVersion => Outcome::Unknown("NVML does not start".to_owned()),
+        NvmlSeen::OtherVersion => Outcome::Unknown("NVML does not start".to_owned()),
         NvmlSeen::Gpus(_) => Outcome::Good,
     };
     say(&NO_ANSWER, "", answer);
     let NvmlSeen::Gpus(known) = nvml else { return };
-    say(&MISSING_IN_NVML, "", enough(known.len(), gpus.expected.count, "known to NVML"));
     for (address, gpu) in known {
         let gpu = match gpu {
             Err(GpuFailure::Lost) => {
@@ -235,20 +223,22 @@ fn read_nvml(gpus: &GpusSeen, nvml: &NvmlSeen, readings: &mut Vec<Reading>) {
             }
             Err(GpuFailure::Other(why)) => {
                 say(&LOST_IN_NVML, address, Outcome::Unknown(why.clone()));
+                say(&NO_ANSWER, address, Outcome::Bad(why.clone()));
                 continue;
             }
             Ok(gpu) => gpu,
         };
         say(&LOST_IN_NVML, address, Outcome::Good);
+        say(&NO_ANSWER, address, Outcome::Good);
         let GpuSeen { remap_failed, remap_pending, slowed } = gpu;
         if let Some(failed) = remap_failed {
-            say(&MEMORY_REMAP, address, unless(*failed, "a row of its memory could not be remapped"));
+            say(&MEMORY_REMAP, address, unless(*failed, || "a row of its memory could not be remapped".to_owned()));
         }
         if let Some(pending) = remap_pending {
-            say(&PENDING_REMAP, address, unless(*pending, "a row of its memory waits to be remapped"));
+            say(&PENDING_REMAP, address, unless(*pending, || "a row of its memory waits to be remapped".to_owned()));
         }
         if let Some(slowed) = slowed {
-            say(&SLOWED, address, unless(!slowed.is_empty(), &slowed.join(", ")));
+            say(&SLOWED, address, unless(!slowed.is_empty(), || slowed.join(", ")));
         }
     }
 }
@@ -265,10 +255,13 @@ mod tests {
     const GPU: &str = "0001:00:00.0";
 
     fn gpus(count: u32, driver: bool) -> GpusSeen {
-        let address = |index| (format!("{index:04x}:00:00.0"), true);
+        let on_bus = |index| {
+            let driver = driver.then(|| "nvidia".to_owned());
+            (format!("{index:04x}:00:00.0"), BusSeen { answers: true, driver })
+        };
         GpusSeen {
-            expected: GpusExpected { count, driver },
-            on_bus: (1..=count).map(address).collect(),
+            expected: GpusExpected { count, driver, switched: false },
+            on_bus: (1..=count).map(on_bus).collect(),
             driven: driver.then_some(count as usize),
             module: driver.then(|| VERSION.to_owned()),
             library: driver.then(|| VERSION.to_owned()),
@@ -297,23 +290,35 @@ mod tests {
     }
 
     #[test]
-    fn one_too_few_is_seen_in_three_places() {
+    fn one_too_few_is_seen_on_the_bus_and_by_the_driver() {
         let mut seven = gpus(8, true);
         seven.on_bus.remove(GPU);
         seven.driven = Some(7);
-        let wanted = ["GpuMissing pci.gpus", "GpuMissing driver.gpus", "GpuMissing nvml.gpus"];
-        assert_eq!(bad(seven, nvml(Ok(GpuSeen::default()))), wanted);
+        assert_eq!(bad(seven.clone(), None), ["GpuMissing pci.gpus", "GpuMissing driver.gpus"]);
+        seven.expected.driver = false;
+        assert_eq!(bad(seven, None), ["GpuMissing pci.gpus"], "which alone proves nothing");
+    }
+
+    #[test]
+    fn one_that_was_given_to_another_driver_is_not_missing() {
+        let mut given = gpus(2, true);
+        given.on_bus.get_mut(GPU).unwrap().driver = Some("vfio-pci".to_owned());
+        given.driven = Some(1);
+        assert_eq!(bad(given.clone(), None), [""; 0]);
+        given.on_bus.values_mut().for_each(|one| one.driver = Some("vfio-pci".to_owned()));
+        assert_eq!(bad(GpusSeen { module: None, driven: None, ..given }, None), [""; 0]);
     }
 
     #[test]
     fn one_off_the_bus_is_seen_by_the_bus_and_by_its_driver() {
         let mut off = gpus(1, true);
-        off.on_bus.insert(GPU.to_owned(), false);
+        off.on_bus.get_mut(GPU).unwrap().answers = false;
         assert_eq!(
             bad(off, nvml(Err(GpuFailure::Lost))),
             ["GpuFallenOffBus pci.config", "GpuFallenOffBus nvml.device"]
         );
-        assert_eq!(bad(gpus(1, true), nvml(Err(GpuFailure::Other("busy".to_owned())))), [""; 0], "says nothing");
+        let other = nvml(Err(GpuFailure::Other("an unknown error".to_owned())));
+        assert_eq!(bad(gpus(1, true), other), ["GpuManagementFailing nvml.answer"]);
     }
 
     #[test]
@@ -322,13 +327,12 @@ mod tests {
         other.library = Some("580.200.01".to_owned());
         let wanted = ["GpuDriverMismatch driver.version", "GpuDriverMismatch nvml.start"];
         assert_eq!(bad(other.clone(), Some(NvmlSeen::OtherVersion)), wanted);
-        let none = GpusSeen { module: None, driven: None, ..gpus(1, true) };
-        let wanted = ["GpuDriverMissing driver.module", "GpuDriverMissing nvml.start"];
-        assert_eq!(bad(none.clone(), Some(NvmlSeen::NoDriver)), wanted);
+        let mut none = GpusSeen { module: None, driven: None, ..gpus(1, true) };
+        none.on_bus.get_mut(GPU).unwrap().driver = None;
+        assert_eq!(bad(none.clone(), None), ["GpuDriverMissing driver.module", "GpuDriverMissing pci.driver"]);
         for mut theirs in [other, none] {
             theirs.expected.driver = false;
-            assert_eq!(bad(theirs.clone(), Some(NvmlSeen::OtherVersion)), [""; 0]);
-            assert_eq!(bad(theirs, Some(NvmlSeen::NoDriver)), [""; 0]);
+            assert_eq!(bad(theirs, None), [""; 0]);
         }
     }
 

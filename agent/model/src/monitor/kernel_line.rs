@@ -165,11 +165,10 @@ const TABLE: &[Row] = &[
     row("hardwareError", Topic::Kernel, &["mce: [Hardware Error]"], &[]),
     row("forkRefused", Topic::Pids, &["cgroup: fork rejected by pids controller in "], &[]),
     row("conntrackFull", Topic::Network, &["nf_conntrack: "], &["table full", "dropping packet"]),
-    // Source: NVIDIA's open kernel modules, src/nvidia/src/kernel/gpu/rcdb.c, kernel-open/nvidia/nv.c and arch/nvalloc/unix/src/osinit.c.
+    // Source: NVIDIA's open kernel modules, src/nvidia/src/kernel/gpu/rcdb.c and arch/nvalloc/unix/src/osinit.c. What the driver says because it
+    // was asked for a GPU (`API mismatch`, `RmInitAdapter failed`) is no row: we ask, too, and would hear ourselves.
     row("gpuXid", Topic::Gpus, &["NVRM: Xid (PCI:"], &["): "]),
     row("gpuLost", Topic::Gpus, &["NVRM: GPU "], &[" has fallen off the bus."]),
-    row("gpuNotStarted", Topic::Gpus, &["NVRM: GPU "], &[": RmInitAdapter failed! "]),
-    row("gpuDriverMismatch", Topic::Gpus, &["NVRM: API mismatch: "], &[]),
     row("neighboursFull", Topic::Network, &["neighbour: "], &[": neighbor table overflow!"]),
 ];
 

@@ -26,7 +26,7 @@ static MOUNTS: Fault = degrading(
 static ZOMBIES: Fault = degrading(
     "ZombieProcesses",
     Subsystem::Kernel,
-    "Hundreds of processes have ended and nobody takes note; each keeps its number.",
+    "A tenth of all processes that there can be have ended and nobody takes note; each keeps its number.",
     "`ps -eo ppid,stat | awk '$2 ~ /Z/' | sort | uniq -c` shows whose children they are; they go with their parent.",
 );
 static KEYS: Fault = degrading(
@@ -42,10 +42,10 @@ static CGROUPS: Fault = degrading(
     "`grep dying /sys/fs/cgroup/cgroup.stat`; `echo 3 >/proc/sys/vm/drop_caches` frees most.",
 );
 static KERNEL_MEMORY: Fault = degrading(
-    "KernelMemoryLeaking",
+    "KernelMemoryHigh",
     Subsystem::Kernel,
     "The kernel itself holds more than two fifths of the memory and cannot give it back.",
-    "`grep -e SUnreclaim -e PageTables -e Percpu /proc/meminfo`, `slabtop -o -s c`. A reboot, when it suits, frees it.",
+    "`grep -e SUnreclaim -e Percpu /proc/meminfo`, `slabtop -o -s c`. A reboot, when it suits, frees it.",
 );
 static TCP_MEMORY: Fault = degrading(
     "TcpMemoryExhausted",
@@ -129,7 +129,7 @@ mod tests {
             "CgroupsLeaking ",
             "FileHandlesExhausted ",
             "ServiceFilesExhausted kubelet.service",
-            "KernelMemoryLeaking ",
+            "KernelMemoryHigh ",
             "KeysExhausted ",
             "KeysExhausted bytes",
             "MountsLeaking ",

@@ -33,8 +33,8 @@ mod stuck_tasks;
 mod system_services;
 mod systemd;
 
-pub use gpu::GPU_SERVICES;
-pub(crate) use gpu::{DEVICE_PLUGIN, FABRIC_MANAGER};
+pub(crate) use gpu::DEVICE_PLUGIN;
+pub use gpu::{FABRIC_MANAGER, GPU_SERVICES};
 pub use history::History;
 pub use observed::*;
 pub use service::{CONTAINERD, KUBELET};

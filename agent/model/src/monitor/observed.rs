@@ -40,7 +40,7 @@ pub struct Observed {
     pub nvme: BTreeMap<String, String>,
     /// NVIDIA GPUs as the kernel has them; only where there should be some.
     pub gpus: Option<GpusSeen>,
-    /// The same, as NVIDIA's management library has them; only where it is.
+    /// The same, as NVIDIA's management library has them; only where the driver is the image's, and loaded.
     pub nvml: Option<NvmlSeen>,
     /// Numbers that only grow, by name: what, a slash, of what.
     pub counters: BTreeMap<String, u64>,
@@ -237,6 +237,8 @@ pub struct GpusExpected {
     pub count: u32,
     /// They are to be used with the driver of the image.
     pub driver: bool,
+    /// They are joined by switches, which somebody has to manage.
+    pub switched: bool,
 }
 
 /// NVIDIA GPUs in `/sys` and `/proc`.
@@ -244,8 +246,8 @@ pub struct GpusExpected {
 pub struct GpusSeen {
     /// What there should be.
     pub expected: GpusExpected,
-    /// Those on the PCI bus by their addresses, and whether each answers there.
-    pub on_bus: BTreeMap<String, bool>,
+    /// Those on the PCI bus, by their addresses.
+    pub on_bus: BTreeMap<String, BusSeen>,
     /// How many the loaded driver has.
     pub driven: Option<usize>,
     /// The version of the loaded kernel module.
@@ -254,18 +256,25 @@ pub struct GpusSeen {
     pub library: Option<String>,
 }
 
+/// A device on the PCI bus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BusSeen {
+    /// It answers there.
+    pub answers: bool,
+    /// The kernel's driver that has it.
+    pub driver: Option<String>,
+}
+
 /// How NVIDIA's management library answered. Source: nvml.h, `nvmlReturn_t`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NvmlSeen {
     /// It has not answered for this long.
     Hanging(Duration),
-    /// It finds no driver.
-    NoDriver,
     /// It is of another version than the driver.
     OtherVersion,
     /// It fails in another way.
     Failed(String),
-    /// The GPUs that it knows, by their PCI addresses; for each that gives no answer why.
+    /// The GPUs that the driver has, by their PCI addresses; for each that gives no answer why.
     Gpus(BTreeMap<String, Result<GpuSeen, GpuFailure>>),
 }
 

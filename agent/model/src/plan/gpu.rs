@@ -22,7 +22,12 @@ pub fn gpus_expected(config: &NodeConfig, facts: &Facts) -> Option<GpusExpected>
     let of_size = label(COUNT).filter(|_| is_nvidia).and_then(|count| count.parse().ok()).unwrap_or(0);
     let seen = facts.gpu.as_ref().map_or(0, |gpu| gpu.devices);
     let count = u32::max(of_size, seen);
-    (count > 0).then_some(GpusExpected { count, driver: config.gpu.driver })
+    (count > 0).then_some(GpusExpected { count, driver: config.gpu.driver, switched: is_switched(facts) })
+}
+
+/// The fabric manager fails where it finds no switch.
+fn is_switched(facts: &Facts) -> bool {
+    facts.gpu.as_ref().is_some_and(|gpu| gpu.switches > 0)
 }
 
 /// Whether containerd's default runtime is NVIDIA's, and what speaks against it.
@@ -47,7 +52,7 @@ pub(super) fn units(config: &NodeConfig, facts: &Facts) -> Vec<Step> {
         return Vec::new();
     }
     let units = [
-        ("gpu.fabric-manager", FABRIC_MANAGER, FABRIC_MANAGER_UNIT, true),
+        ("gpu.fabric-manager", FABRIC_MANAGER, FABRIC_MANAGER_UNIT, is_switched(facts)),
         ("gpu.device-plugin", DEVICE_PLUGIN, DEVICE_PLUGIN_UNIT, config.gpu.device_plugin),
     ];
     let baked = units.into_iter().filter(|(_, _, file, wanted)| *wanted && facts.present.contains(*file));

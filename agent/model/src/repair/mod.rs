@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::monitor::{NETWORKD, Subsystem};
+use crate::monitor::Subsystem;
 
 pub use decide::{Hold, Proposal, Proposed, Sick, Situation, Standing, decide, standing};
 pub use ledger::{Attempt, Ended, Ledger, Outcome};
@@ -50,8 +50,8 @@ pub enum Act {
     Restart(&'static str),
     /// The same, after its main process was told to write the stacks of its threads to its log.
     DumpStacksAndRestart(&'static str),
-    /// Has networkd configure the machine's own network interfaces anew, as after their cable was plugged in.
-    ReconfigureLinks,
+    /// Adds the default routes that were there last.
+    PutBackRoute,
     /// Removes what nobody uses from the file system that the fault is at.
     FreeSpace,
     /// Notes that images are pulled whole until the machine's next boot: another plan, which the guard follows.
@@ -65,8 +65,7 @@ impl Act {
     pub fn unit(self) -> Option<&'static str> {
         match self {
             Act::Restart(unit) | Act::DumpStacksAndRestart(unit) => Some(unit),
-            Act::ReconfigureLinks => Some(NETWORKD),
-            Act::FreeSpace | Act::LeaveStreaming | Act::Reboot => None,
+            Act::PutBackRoute | Act::FreeSpace | Act::LeaveStreaming | Act::Reboot => None,
         }
     }
 }
@@ -136,13 +135,13 @@ pub const REPAIRS: &[&Repair] = &[
     &kubelet::RESTART,
     &free_space::FREE_SPACE,
     &snapshotter::RESTART,
+    &network::PUT_BACK_ROUTE,
     &system_services::RESTART_RESOLVED,
     &system_services::RESTART_CHRONYD,
     &system_services::RESTART_JOURNALD,
     &system_services::RESTART_DEVICE_PLUGIN,
-    &system_services::RESTART_FABRIC_MANAGER,
     &system_services::RESTART_NETWORKD,
-    &network::RECONFIGURE,
+    &system_services::RESTART_FABRIC_MANAGER,
     &snapshotter::LEAVE_STREAMING,
     &containerd::RESTART,
     &reboot::REBOOT,

@@ -54,9 +54,10 @@ pub(super) static RESTART_DEVICE_PLUGIN: Repair = Repair {
     ..restart("RestartGpuDevicePlugin", DEVICE_PLUGIN, "Starts nvidia-device-plugin again after systemd gave it up.")
 };
 
-/// While it is down, what needs NVLink does not run; the rest does not notice.
+/// Medium: jobs that use NVLink meanwhile are cut off from it.
 pub(super) static RESTART_FABRIC_MANAGER: Repair = Repair {
     subsystem: Subsystem::Accelerators,
     against: &["FabricManagerDown"],
+    risk: Risk::Medium,
     ..restart("RestartFabricManager", FABRIC_MANAGER, "Starts nvidia-fabricmanager again after systemd gave it up.")
 };

@@ -77,8 +77,8 @@ const ROUNDS: &[&[Injection]] = &[
         ),
         injection(
             "ZombieProcesses",
-            "systemd-run --quiet --unit=zombies sh -c 'for i in $(seq 320); do true & done; exec sleep infinity'",
-            "systemctl stop zombies",
+            "systemd-run --quiet --unit=zombies sh -c 'for i in $(seq 320); do true & done; exec sleep infinity'; sysctl -w kernel.threads-max=3300",
+            "systemctl stop zombies; sysctl -w kernel.threads-max=15000",
         ),
         injection("ResolvConfInvalid", "mv /etc/resolv.conf /run/resolv.away", "mv /run/resolv.away /etc/resolv.conf"),
         injection(

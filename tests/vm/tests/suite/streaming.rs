@@ -205,9 +205,11 @@ fn measure(vm: &mut Vm) {
         streamed / whole
     ));
     let pulls = format!(
-        "(set -e; a=$(date +%s%N); for i in $(seq 10); do {PULL} >/dev/null; done; echo $(( ($(date +%s%N) - a) / 10000000 )))"
+        "(set -e; a=$(date +%s%N); for i in $(seq 5); do {PULL} >/dev/null; done; echo $(( ($(date +%s%N) - a) / 5000000 )))"
     );
     milliseconds(vm, &pulls); // what is read and started for the first time
+    let starts = "systemctl show nap-agent --property NRestarts --value";
+    let started = told(vm, starts);
     let mut took = [Vec::new(), Vec::new()];
     for _ in 0..4 {
         // It stands still, for less than its watchdog allows, and takes up again: no start of its own is measured.
@@ -222,6 +224,8 @@ fn measure(vm: &mut Vm) {
     note(format_args!(
         "a small pull, with the guard {guarded:.0} ms, without {alone:.0} ms, ratio {ratio:.2}; {took:?}"
     ));
+    assert_eq!(told(vm, starts), started, "its watchdog ended it");
+    assert!(ratio < 1.5, "the guard costs half a pull");
 }
 
 /// Makes the snapshotter another from its next start on, and starts it.
