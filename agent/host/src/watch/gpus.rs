@@ -116,7 +116,10 @@ impl Gpus {
         if self.suspect_until.is_some_and(|until| now < until) {
             self.nvml_turn.by(now + NVML_AGAIN);
         }
-        self.nvml_turn.not_before(now + took * NVML_PART);
+        // What hung did not cost anything.
+        if took < HANGS_AFTER {
+            self.nvml_turn.not_before(now + took * NVML_PART);
+        }
         Some(seen)
     }
 }
