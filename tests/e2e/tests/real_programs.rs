@@ -41,7 +41,7 @@ fn files(containerd: &str, prefix: &str) -> BTreeSet<Files> {
                 // The same with a GPU, with Kata, and as a node that has left streaming.
                 let (mut kata, mut gpu, mut fallen) = (config.clone(), facts.clone(), facts);
                 kata.claims.kata = true;
-                gpu.gpu = Some(Gpu { devices: 1, module: Some("1".into()), library: Some("1".into()) });
+                gpu.gpu = Some(Gpu { devices: 1, switches: 0, module: Some("1".into()), library: Some("1".into()) });
                 gpu.present.insert(NVIDIA_RUNTIME.to_owned());
                 fallen.streaming_failure = Some("it hangs".to_owned());
                 fallen.streaming.iter_mut().for_each(|seen| seen.has_snapshots = true);
