@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::problem::Findings;
+use super::rules;
 
 /// The cache and its zones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -194,10 +195,8 @@ fn refuse_incomplete(zones: &[Zone], path: &str, findings: &mut Findings) {
     if zones.iter().any(|zone| zone.name == HEALTH_ZONE) {
         findings.problem(path, format!("zone {HEALTH_ZONE}"), "another: by this one the cache is asked how it is");
     }
-    let mut names: Vec<_> = zones.iter().map(|zone| zone.name.as_str()).collect();
-    names.sort_unstable();
-    for pair in names.windows(2).filter(|pair| pair[0] == pair[1]) {
-        findings.problem(path, format!("zone \"{}\" twice", pair[0]), "each zone once");
+    for name in rules::repeated(zones.iter().map(|zone| zone.name.as_str()).collect()) {
+        findings.problem(path, format!("zone \"{name}\" twice"), "each zone once");
     }
 }
 

@@ -425,10 +425,8 @@ fn os(checked: Checked<'_>, findings: &mut Findings) -> OperatingSystem {
 fn network(checked: Checked<'_>, findings: &mut Findings) -> Network {
     let list = |path: &str| checked.items(path).map(str::to_owned).collect::<Vec<_>>();
     let macs = list("network.secondaryNICs");
-    let mut sorted = macs.clone();
-    sorted.sort();
-    for pair in sorted.windows(2).filter(|pair| pair[0] == pair[1]) {
-        findings.problem("network.secondaryNICs", format!("{} twice", pair[0]), "each MAC once");
+    for mac in rules::repeated(macs.iter().map(String::as_str).collect()) {
+        findings.problem("network.secondaryNICs", format!("{mac} twice"), "each MAC once");
     }
     Network {
         search_domains: list("network.searchDomains"),

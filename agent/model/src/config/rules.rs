@@ -43,6 +43,12 @@ pub(super) fn taints<'a>(entries: impl Iterator<Item = (String, &'a str)>, findi
     taints
 }
 
+/// Those that stand more than once, once for each time too many.
+pub(super) fn repeated(mut names: Vec<&str>) -> Vec<&str> {
+    names.sort_unstable();
+    names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
+}
+
 /// PEM certificates, given as PEM or as base64 of PEM.
 pub(super) fn certificates(text: &str, path: &str, findings: &mut Findings) -> String {
     let dense: String = text.split_ascii_whitespace().collect();

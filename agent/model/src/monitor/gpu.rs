@@ -4,7 +4,7 @@
 //! An Xid in the kernel's log makes us look, and no more: most are an application's mistake (F112), and none is a reason to lose a node by
 //! itself. What the device and its driver say of its state counts. Software around the GPU that is down never costs the node.
 
-use super::service::failed_outcome;
+use super::service::{given_up, read_given_up};
 use super::{
     BusSeen, Class, Fault, GpuFailure, GpuSeen, GpusSeen, Monitor, NvmlSeen, Outcome, Reading, Scope, Seen, Signal,
     Subsystem, Verdict, degrading, minutes, seconds, signal,
@@ -125,12 +125,8 @@ static VERSIONS: Signal = signal("driver.version", &DRIVER_MISMATCH, Class::Kern
 static OTHER_VERSION: Signal = signal("nvml.start", &DRIVER_MISMATCH, Class::Probe, (2, 2), seconds(20), 2);
 static NO_ANSWER: Signal = signal("nvml.answer", &SILENT, Class::Probe, (2, 2), seconds(20), 2);
 static SLOWED: Signal = signal("nvml.clocks", &THROTTLED, Class::Device, (5, 8), seconds(20), 4);
-static FABRIC_MANAGER_FAILED: Signal = failed(&FABRIC_MANAGER_DOWN);
-static DEVICE_PLUGIN_FAILED: Signal = failed(&DEVICE_PLUGIN_DOWN);
-
-const fn failed(fault: &'static Fault) -> Signal {
-    Signal { is_authoritative: true, ..signal("unit.failed", fault, Class::Kernel, (2, 2), seconds(1), 3) }
-}
+static FABRIC_MANAGER_FAILED: Signal = given_up(&FABRIC_MANAGER_DOWN);
+static DEVICE_PLUGIN_FAILED: Signal = given_up(&DEVICE_PLUGIN_DOWN);
 
 pub(super) const MONITOR: Monitor = Monitor {
     signals: &[
@@ -159,10 +155,7 @@ fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
     if let Some(nvml) = &seen.now.nvml {
         read_nvml(nvml, seen.is_strained(), readings);
     }
-    for (unit, signal) in GPU_SERVICES.into_iter().zip([&FABRIC_MANAGER_FAILED, &DEVICE_PLUGIN_FAILED]) {
-        let Some(unit @ Ok(_)) = seen.now.units.get(unit) else { continue };
-        readings.push(Reading { signal, target: String::new(), outcome: failed_outcome(unit) });
-    }
+    read_given_up(GPU_SERVICES, [&FABRIC_MANAGER_FAILED, &DEVICE_PLUGIN_FAILED], seen, readings);
 }
 
 /// Good, or bad for a reason.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{NoAnswer, Outcome, ProcessSeen, Reading, Seen, Signal, minutes, seconds};
+use super::{Class, Fault, NoAnswer, Outcome, ProcessSeen, Reading, Seen, Signal, minutes, seconds, signal};
 
 /// kubelet's unit.
 pub const KUBELET: &str = "kubelet.service";
@@ -135,8 +135,26 @@ pub(super) fn halted(process: &ProcessSeen) -> Option<String> {
     is_halted.then(|| format!("process {} is in state {}", process.pid, process.state))
 }
 
+/// A signal that systemd has given a unit up. PID 1's word on that cannot be a mistake.
+pub(super) const fn given_up(fault: &'static Fault) -> Signal {
+    Signal { is_authoritative: true, ..signal("unit.failed", fault, Class::Kernel, (2, 2), seconds(1), 3) }
+}
+
+/// What each unit's signal says. That PID 1 does not answer has a fault of its own.
+pub(super) fn read_given_up<const N: usize>(
+    units: [&str; N],
+    signals: [&'static Signal; N],
+    seen: Seen<'_>,
+    readings: &mut Vec<Reading>,
+) {
+    for (unit, signal) in units.into_iter().zip(signals) {
+        let Some(unit @ Ok(_)) = seen.now.units.get(unit) else { continue };
+        readings.push(Reading { signal, target: String::new(), outcome: failed_outcome(unit) });
+    }
+}
+
 /// Whether systemd has given a unit up: it will not start it again by itself, and there is nothing to wait for.
-pub(super) fn failed_outcome(unit: &Result<super::UnitSeen, String>) -> Outcome {
+fn failed_outcome(unit: &Result<super::UnitSeen, String>) -> Outcome {
     match unit {
         Err(why) => Outcome::Unknown(why.clone()),
         Ok(unit) if unit.active == "failed" => Outcome::Bad(format!("systemd gave it up, result {}", unit.result)),

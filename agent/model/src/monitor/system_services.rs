@@ -2,8 +2,8 @@
 //!
 //! One that is inactive was stopped, or never wanted, and is nobody's fault. PID 1's word that one has failed cannot be a mistake.
 
-use super::service::failed_outcome;
-use super::{Class, Fault, Monitor, Reading, Seen, Signal, Subsystem, degrading, seconds, signal};
+use super::service::{given_up, read_given_up};
+use super::{Fault, Monitor, Reading, Seen, Signal, Subsystem, degrading};
 
 /// The names of their units, as every image has them: Debian's chrony.service answers to chronyd.service, too.
 pub const SYSTEM_SERVICES: [&str; 4] = [RESOLVED, NETWORKD, CHRONYD, JOURNALD];
@@ -41,25 +41,17 @@ static JOURNALD_DOWN: Fault = degrading(
     "Look at `dmesg` and at the space in /var/log/journal.",
 );
 
-const fn failed(fault: &'static Fault) -> Signal {
-    Signal { is_authoritative: true, ..signal("unit.failed", fault, Class::Kernel, (2, 2), seconds(1), 3) }
-}
-
-static RESOLVED_FAILED: Signal = failed(&RESOLVED_DOWN);
-static NETWORKD_FAILED: Signal = failed(&NETWORKD_DOWN);
-static CHRONYD_FAILED: Signal = failed(&CHRONYD_DOWN);
-static JOURNALD_FAILED: Signal = failed(&JOURNALD_DOWN);
+static RESOLVED_FAILED: Signal = given_up(&RESOLVED_DOWN);
+static NETWORKD_FAILED: Signal = given_up(&NETWORKD_DOWN);
+static CHRONYD_FAILED: Signal = given_up(&CHRONYD_DOWN);
+static JOURNALD_FAILED: Signal = given_up(&JOURNALD_DOWN);
 
 const SIGNALS: [&Signal; 4] = [&RESOLVED_FAILED, &NETWORKD_FAILED, &CHRONYD_FAILED, &JOURNALD_FAILED];
 
 pub(super) const MONITOR: Monitor = Monitor { signals: &SIGNALS, read };
 
 fn read(seen: Seen<'_>, readings: &mut Vec<Reading>) {
-    for (unit, signal) in SYSTEM_SERVICES.into_iter().zip(SIGNALS) {
-        // That PID 1 does not answer kubelet's monitor tells.
-        let Some(unit @ Ok(_)) = seen.now.units.get(unit) else { continue };
-        readings.push(Reading { signal, target: String::new(), outcome: failed_outcome(unit) });
-    }
+    read_given_up(SYSTEM_SERVICES, SIGNALS, seen, readings);
 }
 
 #[cfg(test)]
