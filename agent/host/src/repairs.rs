@@ -10,6 +10,7 @@ use nap_model::plan::{AbsPath, LEFT_STREAMING};
 use nap_model::repair::{Act, Attempt};
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::sys::signal::Signal;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -170,6 +171,7 @@ impl Ready {
     /// # Errors
     /// When it cannot be done within `limit`; why.
     pub async fn act(self, root: &Root, act: Act, target: &str, limit: Duration) -> Result<(), String> {
+        let late = || format!("it did not end within {} s", limit.as_secs());
         match (self, act) {
             (Ready::Alone { units, alone: _alone }, Act::Restart(unit)) => revive(&units, unit, limit).await,
             (Ready::Alone { units, alone: _alone }, Act::DumpStacksAndRestart(unit)) => {
@@ -182,11 +184,15 @@ impl Ready {
                 sleep(limit).await;
                 Err(format!("the machine is still up {} s after it was told to go down", limit.as_secs()))
             }
-            (Ready::Alone { .. }, Act::PutBackRoute) => routes::put_back(root),
+            (Ready::Alone { alone: _alone, .. }, Act::PutBackRoute) => {
+                // The kernel answers when no driver holds its lock of the network.
+                let seen = routes::seen(root);
+                let work = timeout(limit, spawn_blocking(move || routes::put_back(&seen))).await;
+                work.map_err(|_| late())?.map_err(|error| chain(&error))?
+            }
             (Ready::Alone { .. }, Act::LeaveStreaming) => leave_streaming(root),
             (_, Act::FreeSpace) => {
-                let late = |_| Err(format!("it did not end within {} s", limit.as_secs()));
-                let freed = timeout(limit, free_space::free(root, target)).await.unwrap_or_else(late)?;
+                let freed = timeout(limit, free_space::free(root, target)).await.map_err(|_| late())??;
                 info!(freed, on = target, "made room");
                 Ok(())
             }

@@ -80,7 +80,7 @@ fn default_route(line: &str) -> Option<DefaultRoute> {
 }
 
 /// The routes that were seen last in this boot; none when none was.
-fn seen(root: &Root) -> Vec<DefaultRoute> {
+pub(crate) fn seen(root: &Root) -> Vec<DefaultRoute> {
     let text = root.read(SEEN).ok().flatten().unwrap_or_default(); // not seen yet, or not to be read: as if new
     serde_json::from_slice(&text).unwrap_or_default()
 }
@@ -91,9 +91,8 @@ fn keep(root: &Root, routes: &[DefaultRoute]) -> Result<(), FileError> {
     root.write(&AbsPath::literal(SEEN), &text, 0o600)
 }
 
-/// Adds what was seen last. What is there already stays as it is.
-pub(crate) fn put_back(root: &Root) -> Result<(), String> {
-    let routes = seen(root);
+/// Adds these. What is there already stays as it is.
+pub(crate) fn put_back(routes: &[DefaultRoute]) -> Result<(), String> {
     if routes.is_empty() {
         return Err("no IPv4 default route was seen in this boot, so nobody knows what it was".to_owned());
     }
@@ -132,7 +131,7 @@ mod tests {
         put("ipv6_route", six("eth0"));
         assert_eq!(look(&root), Some((Vec::new(), true)));
 
-        assert!(put_back(&root).unwrap_err().contains("nobody knows"));
+        assert!(put_back(&seen(&root)).unwrap_err().contains("nobody knows"));
         let mut routes = Routes::default();
         assert_eq!(routes.look(&root), Some(true), "IPv6 alone");
         put("route", format!("{head}{near}{default}"));

@@ -162,7 +162,7 @@ fn device(root: &Root, address: &str) -> Result<BusSeen, FileError> {
 /// Nothing where there is no library, or no driver for it.
 fn ask(root: &Root) -> Option<NvmlSeen> {
     let (path, _) = gpu_library(root).ok()??;
-    root.names("/sys/module/nvidia").ok()?.first()?;
+    gpu_module(root).ok()??;
     root.target(&AbsPath::literal(CONTROL)).ok()??;
     let nvml = match Nvml::builder().lib_path(root.outside(&path).as_os_str()).init() {
         Ok(nvml) => nvml,
