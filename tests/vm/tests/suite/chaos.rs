@@ -169,9 +169,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Nothing is wrong now; what came back three times within half an hour is held for as long.
 fn is_well(document: &Value) -> bool {
-    let subsystems = document["subsystems"].as_array().into_iter().flatten();
-    let findings: Vec<_> = subsystems.flat_map(|one| one["findings"].as_array().into_iter().flatten()).collect();
-    let is_held = !findings.is_empty() && findings.iter().all(|one| one["held"] == true);
+    let mut findings = guest::findings(document).peekable();
+    let is_held = findings.peek().is_some() && findings.all(|one| one["held"] == true);
     document["verdict"]["state"] == "Healthy" || is_held
 }
 

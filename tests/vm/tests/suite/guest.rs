@@ -109,9 +109,13 @@ pub(crate) fn note_figures(vm: &mut Vm, which: &str) {
 
 /// A finding that is there and not only held.
 pub(crate) fn finding<'a>(document: &'a Value, reason: &str) -> Option<&'a Value> {
+    findings(document).find(|finding| finding["reason"] == reason && finding["held"] != true)
+}
+
+/// All of them.
+pub(crate) fn findings(document: &Value) -> impl Iterator<Item = &Value> {
     let subsystems = document["subsystems"].as_array().into_iter().flatten();
-    let mut findings = subsystems.flat_map(|one| one["findings"].as_array().into_iter().flatten());
-    findings.find(|finding| finding["reason"] == reason && finding["held"] != true)
+    subsystems.flat_map(|one| one["findings"].as_array().into_iter().flatten())
 }
 
 /// Seconds of the guest's clock.

@@ -210,7 +210,9 @@ fn measure(vm: &mut Vm) {
     milliseconds(vm, &pulls); // what is read and started for the first time
     let starts = "systemctl show nap-agent --property NRestarts --value";
     let started = told(vm, starts);
-    let used = told(vm, "systemctl show nap-agent --property CPUUsageNSec --value").parse::<f64>().unwrap();
+    let used =
+        |vm: &mut Vm| told(vm, "systemctl show nap-agent --property CPUUsageNSec --value").parse::<f64>().unwrap();
+    let before = used(vm);
     let mut took = [Vec::new(), Vec::new()];
     for _ in 0..4 {
         // It stands still, for less than its watchdog allows, and takes up again: no start of its own is measured.
@@ -223,8 +225,7 @@ fn measure(vm: &mut Vm) {
     assert_eq!(told(vm, starts), started, "its watchdog ended it");
     let [guarded, alone] = took.each_ref().map(|took| took.iter().sum::<f64>() / 4.0);
     // All that it can cost is its share of the emulated processors: no pull asks it anything.
-    let own = told(vm, "systemctl show nap-agent --property CPUUsageNSec --value").parse::<f64>().unwrap() - used;
-    let share = own / 1e6 / (guarded * 20.0);
+    let share = (used(vm) - before) / 1e6 / (guarded * 20.0);
     note(format_args!(
         "a small pull, with the guard {guarded:.0} ms, without {alone:.0} ms, ratio {:.2}; {took:?}; the guard used {share:.2} of a processor",
         guarded / alone
