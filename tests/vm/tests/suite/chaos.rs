@@ -11,60 +11,64 @@ use nap_vm::{Image, Vm, VmLock};
 use serde_json::Value;
 
 use crate::azure::Azure;
-use crate::guest::{self, BOOT, VERDICT, note, told, until_health, wait_for_agent};
+use crate::guest::{self, BOOT, VERDICT, give_up, note, told, until_health, wait_for_agent};
 use crate::repairs::{CNI, GIVES_UP};
+
+/// Longest pause between two rounds.
+const PAUSE_SECONDS: usize = 60;
 
 /// The short form, in minutes.
 const SHORT: u64 = 10;
 
-/// A fault, how it is made, and the repair that it costs an attempt of.
+/// A fault, how it is made, and what it uses up.
 struct Fault {
     name: &'static str,
     make: &'static str,
-    costs: Option<&'static str>,
+    costs: Costs,
 }
 
-const fn fault(name: &'static str, costs: Option<&'static str>, make: &'static str) -> Fault {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Costs {
+    /// An attempt of this repair.
+    Repair(&'static str),
+    /// One of [`PUT_BACK`] in an hour.
+    Patience,
+    Nothing,
+}
+use Costs::{Nothing, Patience, Repair};
+
+impl Costs {
+    fn repair(self) -> Option<&'static str> {
+        if let Repair(name) = self { Some(name) } else { None }
+    }
+}
+
+const fn fault(name: &'static str, costs: Costs, make: &'static str) -> Fault {
     Fault { name, make, costs }
-}
-
-/// Killed until systemd gives it up; a repair may be there before that was seen.
-macro_rules! give_up {
-    ($unit:literal) => {
-        concat!(
-            "repairs() { cat /var/lib/nap-agent/repairs.jsonl 2>/dev/null | wc -l; }; before=$(repairs); ",
-            "until systemctl show ",
-            $unit,
-            " --property ActiveState,SubState | xargs | grep -q 'ActiveState=failed SubState=failed' || [ $(repairs) -gt $before ]; ",
-            "do systemctl kill --kill-whom=main --signal=KILL ",
-            $unit,
-            " 2>/dev/null; sleep 0.2; done"
-        )
-    };
 }
 
 const FAULTS: &[Fault] = &[
     fault(
         "containerd hangs",
-        Some("RestartContainerd"),
+        Repair("RestartContainerd"),
         "kill -STOP $(systemctl show --property MainPID --value containerd)",
     ),
-    fault("containerd is killed", None, "systemctl kill --kill-whom=main --signal=KILL containerd"),
-    fault("kubelet is given up", Some("RestartKubelet"), give_up!("kubelet")),
-    fault("kubelet hangs", Some("RestartKubelet"), "kill -STOP $(systemctl show --property MainPID --value kubelet)"),
-    fault("kubelet is killed", None, "systemctl kill --kill-whom=main --signal=KILL kubelet"),
-    fault("networkd is given up", Some("RestartNetworkd"), give_up!("systemd-networkd")),
-    fault("resolved is given up", Some("RestartResolved"), give_up!("systemd-resolved")),
-    fault("a file is overwritten", None, "echo drifted >/etc/kubernetes/azure.json"),
-    fault("a sysctl is changed", None, "sysctl -q -w net.ipv4.ip_forward=0"),
-    fault("kubelet's configuration is gone", None, "rm /etc/default/kubeletconfig.json"),
-    fault("the kubeconfig can be read by all", None, "chmod 0644 /var/lib/kubelet/kubeconfig"),
-    fault("the guard is killed", None, "systemctl kill --kill-whom=main --signal=KILL nap-agent"),
+    fault("containerd is killed", Patience, "systemctl kill --kill-whom=main --signal=KILL containerd"),
+    fault("kubelet is given up", Repair("RestartKubelet"), give_up!("kubelet")),
+    fault("kubelet hangs", Repair("RestartKubelet"), "kill -STOP $(systemctl show --property MainPID --value kubelet)"),
+    fault("kubelet is killed", Patience, "systemctl kill --kill-whom=main --signal=KILL kubelet"),
+    fault("networkd is given up", Repair("RestartNetworkd"), give_up!("systemd-networkd")),
+    fault("resolved is given up", Repair("RestartResolved"), give_up!("systemd-resolved")),
+    fault("a file is overwritten", Patience, "echo drifted >/etc/kubernetes/azure.json"),
+    fault("a sysctl is changed", Patience, "sysctl -q -w net.ipv4.ip_forward=0"),
+    fault("kubelet's configuration is gone", Patience, "rm /etc/default/kubeletconfig.json"),
+    fault("the kubeconfig can be read by all", Patience, "chmod 0644 /var/lib/kubelet/kubeconfig"),
+    fault("the guard is killed", Patience, "systemctl kill --kill-whom=main --signal=KILL nap-agent"),
     // It is started again by who needs it, so it may be away already.
-    fault("the bus is killed", None, "systemctl kill --kill-whom=main --signal=KILL dbus || true"),
+    fault("the bus is killed", Patience, "systemctl kill --kill-whom=main --signal=KILL dbus || true"),
     fault(
         "a burst of work",
-        None,
+        Nothing,
         "timeout 20 sh -c 'while :; do head -c 20M /dev/urandom | sha256sum; done' >/dev/null || true",
     ),
 ];
@@ -125,14 +129,13 @@ fn a_node_lives_through_faults_at_random() {
         let faults = choose(&mut vm, &mut dice, &made);
         let names: Vec<_> = faults.iter().map(|fault| fault.name).collect();
         let began = Instant::now();
-        let before = ended(&mut vm);
         for fault in &faults {
             let output = vm.run(fault.make, BOOT).unwrap();
             assert_eq!(output.status, 0, "{}: {}", fault.name, output.text);
             made.entry(fault.name).or_default().push(Instant::now());
         }
         let mut worst = String::new();
-        // Healthy is also who has not noticed yet: what costs a repair is over when that has ended.
+        // Healthy is also who has not noticed yet. Who comes first, the guard or systemd's watchdog, is theirs to settle.
         loop {
             until_health(&mut vm, |document| {
                 let state = document["verdict"]["state"].as_str().unwrap_or_default().to_owned();
@@ -142,19 +145,18 @@ fn a_node_lives_through_faults_at_random() {
                 }
                 is_well(document)
             });
-            let now = ended(&mut vm);
-            let count = |of: &BTreeMap<String, usize>, repair: &str| of.get(repair).copied().unwrap_or_default();
-            if faults.iter().filter_map(|fault| fault.costs).all(|repair| count(&now, repair) > count(&before, repair))
-            {
+            if faults.iter().all(|fault| is_sound(&mut vm, fault)) {
                 break;
             }
             assert!(began.elapsed() < VERDICT, "{names:?} are not repaired: {}", told(&mut vm, "nap-agent repairs"));
         }
         until_in_sync(&mut vm);
         note(format_args!("chaos: {names:?}: well after {} s; {worst}", began.elapsed().as_secs()));
+        told(&mut vm, &format!("sleep {}", dice.below(PAUSE_SECONDS)));
     }
     let made: Vec<_> = made.iter().map(|(name, times)| format!("{name} {}", times.len())).collect();
     note(format_args!("chaos: {rounds} rounds in {} minutes: {}", start.elapsed().as_secs() / 60, made.join(", ")));
+    until_nothing_is_held(&mut vm);
     assert_eq!(told(&mut vm, "ctr --namespace k8s.io task ls | grep ^pod"), pod, "the pod was not touched");
     assert_every_action_is_explained(&mut vm);
     assert_eq!(told(&mut vm, "systemctl show nap-agent --property Result --value"), "success");
@@ -163,9 +165,11 @@ fn a_node_lives_through_faults_at_random() {
 /// When each fault was made.
 type Made = BTreeMap<&'static str, Vec<Instant>>;
 
-/// What the guard puts back so often within an hour has another writer, whom it leaves alone.
+/// What the guard puts back so often within an hour has another writer, whom it leaves alone; what is killed as often flaps.
 const PUT_BACK: usize = 5;
 const HOUR: Duration = Duration::from_secs(3600);
+/// Half an hour, and the looks that clear it.
+const HELD: Duration = Duration::from_secs(2400);
 
 /// Nothing is wrong now; what came back three times within half an hour is held for as long.
 fn is_well(document: &Value) -> bool {
@@ -174,39 +178,55 @@ fn is_well(document: &Value) -> bool {
     document["verdict"]["state"] == "Healthy" || is_held
 }
 
+/// What came back too often is held for half an hour; then the node is healthy without a reserve.
+fn until_nothing_is_held(vm: &mut Vm) {
+    let start = Instant::now();
+    loop {
+        let document = until_health(vm, is_well);
+        if document["verdict"]["state"] == "Healthy" {
+            break;
+        }
+        assert!(start.elapsed() < HELD, "{document:#}");
+        told(vm, "sleep 10");
+    }
+    note(format_args!("chaos: healthy {} s after the last round", start.elapsed().as_secs()));
+}
+
 /// One fault or two, of those whose repair has attempts left.
 fn choose<'a>(vm: &mut Vm, dice: &mut Dice, made: &Made) -> Vec<&'a Fault> {
     let document = until_health(vm, is_well);
     let budgets = document["subsystems"].as_array().into_iter().flatten();
     let budgets: Vec<&Value> = budgets.flat_map(|one| one["budgets"].as_array().into_iter().flatten()).collect();
-    let has_left = |fault: &&Fault| {
-        let spent = |budget: &&&Value| budget["action"] == fault.costs.unwrap_or_default() && budget["remaining"] == 0;
-        // systemd gives a kubelet up that is killed too often, and then it is the repair's, too.
-        let is_kubelet = |budget: &&Value| budget["action"] == "RestartKubelet" && fault.what() == "kubelet";
-        !budgets.iter().any(|budget| spent(&budget) || (is_kubelet(budget) && budget["remaining"] == 0))
-    };
+    let is_spent = |repair: &str| budgets.iter().any(|budget| budget["action"] == repair && budget["remaining"] == 0);
+    // systemd gives a kubelet up that is killed too often, and then it is the repair's, too.
+    let needs_kubelets = |fault: &Fault| fault.what() == "kubelet" && is_spent("RestartKubelet");
+    let has_left = |fault: &&Fault| !fault.costs.repair().is_some_and(is_spent) && !needs_kubelets(fault);
     let is_rare = |fault: &&Fault| {
         let times = made.get(fault.name).into_iter().flatten();
-        fault.costs.is_some() || times.filter(|time| time.elapsed() < HOUR).count() < PUT_BACK
+        fault.costs != Patience || times.filter(|time| time.elapsed() < HOUR).count() < PUT_BACK
     };
     let mut possible: Vec<&Fault> = FAULTS.iter().filter(has_left).filter(is_rare).collect();
     let mut chosen = Vec::new();
-    for _ in 0..=dice.below(2) {
+    for _ in 0..=dice.below(2).min(possible.len() - 1) {
         let fault = possible.remove(dice.below(possible.len()));
-        // Two of one service may undo each other.
+        // Two of one service may undo each other. What costs nothing is always left.
         possible.retain(|other| other.what() != fault.what());
         chosen.push(fault);
     }
     chosen
 }
 
-/// How many attempts of each repair have ended.
-fn ended(vm: &mut Vm) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for attempt in journal(vm).iter().filter(|attempt| attempt["ended"]["outcome"].is_string()) {
-        *counts.entry(attempt["repair"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
-    }
-    counts
+/// Whether the service that a fault was done to runs.
+fn is_sound(vm: &mut Vm, fault: &Fault) -> bool {
+    let unit = match fault.what() {
+        unit @ ("containerd" | "kubelet") => unit.to_owned(),
+        unit @ ("networkd" | "resolved") => format!("systemd-{unit}"),
+        _ => return true,
+    };
+    let look = format!(
+        "systemctl is-active --quiet {unit} && ! grep -q '^State:.*stopped' /proc/$(systemctl show --property MainPID --value {unit})/status"
+    );
+    vm.run(&look, guest::COMMAND).unwrap().status == 0
 }
 
 fn journal(vm: &mut Vm) -> Vec<Value> {

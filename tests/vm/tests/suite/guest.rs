@@ -14,6 +14,22 @@ pub(crate) const VERDICT: Duration = Duration::from_secs(600);
 /// One command that waits for nothing.
 pub(crate) const COMMAND: Duration = Duration::from_secs(120);
 
+/// Killed until systemd gives it up; a repair may be there before that was seen.
+macro_rules! give_up {
+    ($unit:literal) => {
+        concat!(
+            "repairs() { cat /var/lib/nap-agent/repairs.jsonl 2>/dev/null | wc -l; }; before=$(repairs); ",
+            "until systemctl show ",
+            $unit,
+            " --property ActiveState,SubState | xargs | grep -q 'ActiveState=failed SubState=failed' || [ $(repairs) -gt $before ]; ",
+            "do systemctl kill --kill-whom=main --signal=KILL ",
+            $unit,
+            " 2>/dev/null; sleep 0.2; done"
+        )
+    };
+}
+pub(crate) use give_up;
+
 /// Tells whoever runs the tests, also when they pass: the test harness swallows only what `println!` says.
 pub(crate) fn note(text: Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "nap-vm: {text}"); // nobody listens: nobody needs to know
