@@ -65,8 +65,8 @@ static SLOW_WRITES: Fault = Fault {
     ..degrading(
         "DiskSlow",
         Subsystem::Storage,
-        "A small write takes more than ten seconds, on a machine that is not busy.",
-        "Look at /proc/pressure/io and the limits of the disk and the VM size.",
+        "A small write takes more than ten seconds, on a machine that has processors and memory to spare.",
+        "Look at /proc/pressure/io, `iostat -x`, and the limits of the disk and the VM size.",
     )
 };
 static ERRORS: Fault = Fault {
@@ -162,8 +162,8 @@ fn read_write(seen: Seen<'_>, filesystem: &FilesystemSeen, write: &WriteSeen, re
     say(
         &SLOW_WRITE,
         match write {
-            WriteSeen::Done(took) if *took >= SLOW && seen.is_strained() => {
-                Outcome::Unknown("slow under pressure".to_owned())
+            WriteSeen::Done(took) if *took >= SLOW && seen.is_slow_itself() => {
+                Outcome::Unknown("slow on a machine that is slow itself".to_owned())
             }
             WriteSeen::Done(took) if *took >= SLOW => {
                 Outcome::Bad(format!("a small write took more than {} s", SLOW.as_secs()))

@@ -208,8 +208,13 @@ pub struct Seen<'a> {
 impl Seen<'_> {
     /// Whether the machine is so busy that a late answer is no sign of a fault.
     pub fn is_strained(&self) -> bool {
-        let Pressure { cpu_some, io_full, memory_full } = self.now.pressure.unwrap_or_default();
-        cpu_some > 80.0 || io_full > 40.0 || memory_full > 40.0 || self.now.tick.late > Duration::from_secs(2)
+        self.is_slow_itself() || self.now.pressure.unwrap_or_default().io_full > 40.0
+    }
+
+    /// The same but for its disks: where one is slow, all wait for it, and that is no other reason.
+    fn is_slow_itself(&self) -> bool {
+        let Pressure { cpu_some, memory_full, .. } = self.now.pressure.unwrap_or_default();
+        cpu_some > 80.0 || memory_full > 40.0 || self.now.tick.late > Duration::from_secs(2)
     }
 }
 

@@ -405,6 +405,21 @@ fn a_throttled_disk_is_no_hung_disk() {
 }
 
 #[test]
+fn a_slow_disk_is_told_though_all_wait_for_it() {
+    let after = |pressure| {
+        let mut node = Node::new();
+        node.seen.pressure = Some(pressure);
+        node.seen.filesystems[0].write = Some(WriteSeen::Done(Duration::from_secs(14)));
+        node.run_long();
+        (node.state.current.state, node.state.current.reason)
+    };
+    let calm = Pressure { cpu_some: 5.0, io_full: 95.0, memory_full: 0.0 };
+    assert_eq!(after(calm), (Verdict::Degraded, Some("DiskSlow".to_owned())));
+    assert_eq!(after(Pressure { cpu_some: 95.0, ..calm }), (Verdict::Healthy, None));
+    assert_eq!(after(Pressure { memory_full: 45.0, ..calm }), (Verdict::Healthy, None));
+}
+
+#[test]
 fn a_hung_disk_needs_a_reboot_and_then_a_replacement() {
     let mut node = Node::new();
     node.seen.stuck_tasks = Some(vec![("jbd2/sda1-8".to_owned(), Duration::from_secs(60))]);
