@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 
 use crate::context::{Context, config_of};
 use crate::http::{Health, Published};
+use crate::shared_conditions;
 
 /// Least time between two writes.
 const LEAST: Duration = Duration::from_secs(10);
@@ -55,6 +56,9 @@ pub(crate) async fn remove(context: &Context, out: &mut impl Write) -> anyhow::R
     };
     let found = context.look_for().await?;
     let node = node_name(config_of(&found)?, &facts)?;
+    if persist::may_have_shared(&context.root)? {
+        shared_conditions::take_away(&context.root, node.as_str()).await?;
+    }
     match conditions::remove(&context.root, node.as_str(), &condition_types()).await {
         Ok(removed) if removed.is_empty() => writeln!(out, "{node}: no condition of the agent was there")?,
         Ok(removed) => writeln!(out, "{node}: removed {}", removed.join(", "))?,
@@ -94,12 +98,18 @@ struct Writer<S> {
     uid: Option<String>,
     /// What we know to be on it.
     on_node: Vec<Condition>,
+    backoff: Backoff,
+}
+
+/// How often in a row the server failed us.
+#[derive(Default)]
+pub(crate) struct Backoff {
     failures: u32,
 }
 
 impl<S: Server> Writer<S> {
     fn new(server: S, published: watch::Receiver<Arc<Published>>) -> Self {
-        Self { server, published, uid: None, on_node: Vec::new(), failures: 0 }
+        Self { server, published, uid: None, on_node: Vec::new(), backoff: Backoff::default() }
     }
 
     async fn keep(&mut self) -> Infallible {
@@ -114,16 +124,21 @@ impl<S: Server> Writer<S> {
             let is_heartbeat = Instant::now() >= heartbeat;
             let pause = match self.write(&news, is_heartbeat).await {
                 Ok(count) => {
-                    self.failures = 0;
+                    self.backoff = Backoff::default();
                     if is_heartbeat {
                         heartbeat = next_heartbeat();
                     }
                     if count == 0 { Duration::ZERO } else { LEAST }
                 }
-                Err(error) => self.after(&error),
+                Err(error) => {
+                    if matches!(error, ConditionError::Recreated(_)) {
+                        self.uid = None;
+                    }
+                    self.backoff.after(&error)
+                }
             };
             sleep(pause).await;
-            if self.failures == 0 {
+            if self.backoff.failures == 0 {
                 // Whichever comes first; either can be taken up again.
                 let _ = timeout(heartbeat.saturating_duration_since(Instant::now()), self.published.changed()).await;
             }
@@ -162,9 +177,11 @@ impl<S: Server> Writer<S> {
         self.on_node = wanted.to_vec();
         Ok(missing.len())
     }
+}
 
+impl Backoff {
     /// How long to wait after a failure.
-    fn after(&mut self, error: &ConditionError) -> Duration {
+    pub(crate) fn after(&mut self, error: &ConditionError) -> Duration {
         self.failures = self.failures.saturating_add(1);
         let backoff = (LEAST_BACKOFF * 2u32.saturating_pow(self.failures)).min(MOST_BACKOFF);
         // Once is nothing to tell anybody.
@@ -174,13 +191,11 @@ impl<S: Server> Writer<S> {
             debug!(error = chain(error), failures = self.failures, "conditions not written");
         }
         match error {
-            ConditionError::Recreated(_) => {
-                self.uid = None;
-                random::up_to(backoff)
-            }
             ConditionError::Forbidden(_) => MOST_BACKOFF + random::up_to(MOST_BACKOFF),
             ConditionError::Busy(wait) => *wait + random::up_to(backoff),
-            ConditionError::Node(_) | ConditionError::Failed(_) => random::up_to(backoff),
+            ConditionError::Node(_) | ConditionError::Recreated(_) | ConditionError::Failed(_) => {
+                random::up_to(backoff)
+            }
         }
     }
 }

@@ -64,12 +64,18 @@ pub(crate) struct Published {
     metrics: String,
     node_name: String,
     conditions: Vec<Condition>,
+    shared_conditions: Option<Vec<Condition>>,
 }
 
 impl Published {
     #[cfg(test)]
     pub(crate) fn of(node_name: &str, conditions: Vec<Condition>) -> Self {
         Self { node_name: node_name.to_owned(), conditions, ..Self::default() }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sharing(node_name: &str, shared: Option<Vec<Condition>>) -> Self {
+        Self { node_name: node_name.to_owned(), shared_conditions: shared, ..Self::default() }
     }
 
     /// Empty before it is known.
@@ -80,6 +86,11 @@ impl Published {
     /// As they should be on the Node.
     pub(crate) fn conditions(&self) -> &[Condition] {
         &self.conditions
+    }
+
+    /// Those that others write, too; nothing while what is on the Node stands.
+    pub(crate) fn shared_conditions(&self) -> Option<&[Condition]> {
+        self.shared_conditions.as_deref()
     }
 }
 
@@ -154,6 +165,7 @@ impl Health {
             metrics: metrics(state),
             node_name: node_name.to_owned(),
             conditions: state.conditions(),
+            shared_conditions: state.shared_conditions(),
         };
         self.published.send_replace(Arc::new(published));
     }

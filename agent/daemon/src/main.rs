@@ -14,6 +14,7 @@ mod logging;
 mod node_events;
 mod progress;
 mod repairs;
+mod shared_conditions;
 mod show;
 mod show_repairs;
 mod verify;
@@ -91,6 +92,7 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
             health::start(&context, health.clone(), asked, events, policy.clone())?;
             if !no_conditions {
                 conditions::start(&context.root, &health)?;
+                shared_conditions::start(&context.root, &health, policy.shared_conditions)?;
             }
             let guard = guard::Guard::new(&context, tail, &health, policy.observe_only);
             guard_until_told(guard, interval).await

@@ -48,7 +48,7 @@ fn to_json(state: &State, kept_at: Option<Timestamp>) -> Value {
 }
 
 fn write_text(state: &State, kept_at: Option<Timestamp>, out: &mut impl Write) -> anyhow::Result<()> {
-    let Policy { observe_only, maximum_risk, switches, is_reboot_granted } = state.policy();
+    let Policy { observe_only, maximum_risk, switches, is_reboot_granted, shared_conditions: _ } = state.policy();
     match observe_only {
         true => writeln!(out, "policy:  observes only")?,
         false => writeln!(out, "policy:  repairs of at most {maximum_risk:?} risk")?,

@@ -2,13 +2,16 @@
 //!
 //! By strategic merge of only the types that changed: lists of conditions merge by type, so nobody else's is touched and nothing has to
 //! be read first. The Node's uid goes along, so a Node that was deleted and made anew under the same name is not written to unseen.
+//!
+//! Of types that others write, too, the Node is read first: its managed fields say who has which. What another one has is left to him, and
+//! the write goes with the version that was read, so who came in between wins.
 
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use nap_model::verdict::Condition;
+use nap_model::verdict::{Condition, NODE_HEALTHY, PREEMPTION_SCHEDULED};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::time::timeout;
@@ -20,6 +23,18 @@ use crate::root::Root;
 const FIELD_MANAGER: &str = "nap-agent";
 
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// The types that others write, too.
+const SHARED: [&str; 2] = [NODE_HEALTHY, PREEMPTION_SCHEDULED];
+
+/// What came of shared conditions.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Shared {
+    /// Of which types the Node has something else now.
+    pub changed: Vec<&'static str>,
+    /// Which were left to another writer, though something is to be said.
+    pub left: Vec<&'static str>,
+}
 
 /// Why conditions were not written.
 #[derive(Debug, Error)]
@@ -70,7 +85,64 @@ pub async fn missing(
 pub async fn write(root: &Root, node: &str, uid: &str, conditions: &[Condition]) -> Result<(), ConditionError> {
     let now = jiff::Timestamp::now();
     let list = conditions.iter().map(|condition| entry(condition, now)).collect();
-    patch(root, node, uid, list).await
+    patch(root, node, json!({"uid": uid}), list).await
+}
+
+/// Has these of the shared conditions on the Node and no others of ours, as far as no other writer has them.
+///
+/// # Errors
+/// When the Node cannot be read, or is not so afterwards.
+pub async fn share(root: &Root, node: &str, wanted: &[Condition]) -> Result<Shared, ConditionError> {
+    let found = api::node(root, node).await?;
+    let (list, shared) = changes(&found, wanted, jiff::Timestamp::now());
+    if !list.is_empty() {
+        let metadata = json!({"uid": found.metadata.uid, "resourceVersion": found.metadata.resource_version});
+        patch(root, node, metadata, list).await?;
+    }
+    Ok(shared)
+}
+
+/// What is to be written of the shared conditions.
+fn changes(found: &Node, wanted: &[Condition], now: jiff::Timestamp) -> (Vec<Value>, Shared) {
+    let (mut list, mut shared) = (Vec::new(), Shared::default());
+    let conditions = found.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    for kind in SHARED {
+        let present = conditions.iter().find(|condition| condition.type_ == kind);
+        let wanted = wanted.iter().find(|condition| condition.kind == kind);
+        let writers = writers(found, kind);
+        let is_ours = present.is_none() || (!writers.is_empty() && writers.iter().all(|name| *name == FIELD_MANAGER));
+        match (present, wanted) {
+            (None, None) => {}
+            (Some(_), None) if !is_ours => {}
+            (_, Some(_)) if !is_ours => shared.left.push(kind),
+            (Some(_), None) => {
+                list.push(json!({"type": kind, "$patch": "delete"}));
+                shared.changed.push(kind);
+            }
+            (present, Some(wanted)) => {
+                let is_so = present.is_some_and(|present| {
+                    let (reason, message) = (present.reason.as_deref(), present.message.as_deref());
+                    present.status == wanted.status.to_string()
+                        && (reason, message) == (Some(wanted.reason.as_str()), Some(wanted.message.as_str()))
+                });
+                if !is_so {
+                    list.push(entry(wanted, now));
+                    shared.changed.push(kind);
+                }
+            }
+        }
+    }
+    (list, shared)
+}
+
+/// Who has anything of a condition, by the Node's managed fields. Source: FieldsV1 of k8s.io/apimachinery's meta/v1.
+fn writers<'a>(node: &'a Node, kind: &str) -> Vec<&'a str> {
+    let key = format!("k:{}", json!({"type": kind}));
+    let entries = node.metadata.managed_fields.iter().flatten();
+    let has_it = entries.filter(|entry| {
+        entry.fields_v1.as_ref().is_some_and(|fields| fields.0["f:status"]["f:conditions"].get(&key).is_some())
+    });
+    has_it.map(|entry| entry.manager.as_deref().unwrap_or_default()).collect()
 }
 
 /// Takes the conditions of these types off the Node, and returns those that were there.
@@ -84,14 +156,15 @@ pub async fn remove(root: &Root, node: &str, types: &[&'static str]) -> Result<V
     let there: Vec<&'static str> = types.iter().filter(is_there).copied().collect();
     if !there.is_empty() {
         let list = there.iter().map(|kind| json!({"type": kind, "$patch": "delete"})).collect();
-        patch(root, node, &found.metadata.uid.unwrap_or_default(), list).await?;
+        patch(root, node, json!({"uid": found.metadata.uid}), list).await?;
     }
     Ok(there)
 }
 
-async fn patch(root: &Root, node: &str, uid: &str, conditions: Vec<Value>) -> Result<(), ConditionError> {
+/// `metadata` is what the Node must have.
+async fn patch(root: &Root, node: &str, metadata: Value, conditions: Vec<Value>) -> Result<(), ConditionError> {
     let client = api::client(root).await?;
-    let patch = json!({"metadata": {"uid": uid}, "status": {"conditions": conditions}});
+    let patch = json!({"metadata": metadata, "status": {"conditions": conditions}});
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let nodes = Api::<Node>::all(client);
     let sent = timeout(LIMIT, nodes.patch_status(node, &params, &Patch::Strategic(patch))).await;
@@ -127,4 +200,62 @@ fn entry(condition: &Condition, now: jiff::Timestamp) -> Value {
         "lastTransitionTime": seconds(condition.last_transition_time),
         "lastHeartbeatTime": seconds(now),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use nap_model::verdict::ConditionStatus;
+
+    use super::*;
+
+    fn wanted() -> Vec<Condition> {
+        vec![Condition {
+            kind: NODE_HEALTHY.to_owned(),
+            status: ConditionStatus::False,
+            reason: "DiskStalled".to_owned(),
+            message: "A small write does not come to an end.".to_owned(),
+            last_transition_time: jiff::Timestamp::UNIX_EPOCH,
+        }]
+    }
+
+    /// A Node with a condition of that status and reason, which these have.
+    fn node(status: &str, reason: &str, writers: &[&str]) -> Node {
+        let fields = json!({"f:status": {"f:conditions": {
+            r#"k:{"type":"kubernetes.azure.com/NodeHealthy"}"#: {".": {}, "f:status": {}},
+        }}});
+        let others = json!({"f:status": {"f:conditions": {r#"k:{"type":"Ready"}"#: {"f:status": {}}}}});
+        let entry = |manager: &str, fields: &Value| json!({"manager": manager, "operation": "Update", "subresource": "status", "fieldsV1": fields});
+        let mut managed: Vec<_> = writers.iter().map(|manager| entry(manager, &fields)).collect();
+        managed.push(entry("kubelet", &others));
+        let message = "A small write does not come to an end.";
+        let conditions = match status {
+            "" => json!([]),
+            _ => json!([{"type": NODE_HEALTHY, "status": status, "reason": reason, "message": message}]),
+        };
+        let node = json!({"metadata": {"managedFields": managed}, "status": {"conditions": conditions}});
+        serde_json::from_value(node).unwrap()
+    }
+
+    #[test]
+    fn a_shared_condition_is_ours_only_while_nobody_else_has_it() {
+        let of = |node: &Node, wanted: &[Condition]| {
+            let (list, Shared { changed, left }) = changes(node, wanted, jiff::Timestamp::UNIX_EPOCH);
+            let does = |entry: &Value| entry.get("$patch").map_or("write", |_| "delete").to_owned();
+            (list.iter().map(does).collect::<Vec<_>>().join(" "), changed.len(), left.len())
+        };
+        let (written, deleted, nothing, left) =
+            (("write".to_owned(), 1, 0), ("delete".to_owned(), 1, 0), (String::new(), 0, 0), (String::new(), 0, 1));
+        let (bad, good) = (wanted(), Vec::new());
+        assert_eq!(of(&node("", "", &[]), &bad), written);
+        assert_eq!(of(&node("", "", &[]), &good), nothing);
+        let ours = node("False", "DiskStalled", &["nap-agent"]);
+        assert_eq!(of(&ours, &bad), nothing, "it is so already");
+        assert_eq!(of(&ours, &good), deleted);
+        assert_eq!(of(&node("False", "KubeletDown", &["nap-agent"]), &bad), written, "another reason");
+        for others in [&["chm"][..], &["nap-agent", "chm"], &[]] {
+            let theirs = node("True", "CheckPassed", others);
+            assert_eq!(of(&theirs, &bad), left, "{others:?}");
+            assert_eq!(of(&theirs, &good), nothing, "{others:?}");
+        }
+    }
 }

@@ -105,6 +105,28 @@ pub fn read_policy(root: &Root) -> Result<Policy, String> {
     Policy::parse(&text.unwrap_or_default()).map_err(|error| error.to_string())
 }
 
+/// There while a condition that others write, too, may be on the Node by us.
+const SHARED: &str = "/var/lib/nap-agent/shared-conditions";
+
+/// Whether a shared condition may be on the Node by us.
+///
+/// # Errors
+/// When nobody can tell.
+pub fn may_have_shared(root: &Root) -> Result<bool, FileError> {
+    Ok(root.entry(&AbsPath::literal(SHARED))?.is_some())
+}
+
+/// Notes whether a shared condition may be on the Node by us; to be called before it is, and after it no more is.
+///
+/// # Errors
+/// When it cannot be noted.
+pub fn note_shared(root: &Root, may_be: bool) -> Result<(), FileError> {
+    match may_be {
+        true => root.write(&AbsPath::literal(SHARED), b"", 0o600),
+        false => root.remove(&AbsPath::literal(SHARED)),
+    }
+}
+
 /// What we noted of the local disks that we write to. World-readable: it has no secret, and people look for it.
 const DISKS: &str = "/var/lib/nap-agent/disks.json";
 

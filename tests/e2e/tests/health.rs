@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, Extend
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Child;
@@ -55,8 +55,15 @@ impl Answer {
 }
 
 async fn watched() -> Watched {
+    watched_with("").await
+}
+
+/// The same with this in its nap-agent.toml.
+async fn watched_with(settings: &str) -> Watched {
     let node = Node::new(api_options()).await;
     node.hand_over(node.bootstrap().to_string().as_bytes());
+    std::fs::create_dir_all(node.path("/etc/nap-agent")).unwrap();
+    std::fs::write(node.path("/etc/nap-agent/nap-agent.toml"), settings).unwrap();
     let boot = node.agent(&["boot"]).await;
     assert_eq!(boot.status.code(), Some(0), "{}", text(&boot));
     let authority = Authority::new("health");
@@ -445,6 +452,52 @@ async fn conditions_are_written_when_they_change_and_only_ours() {
         (again.status.code(), text(&again)),
         (Some(0), format!("{NAME}: no condition of the agent was there\n"))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_condition_is_written_where_it_may_be_and_nobody_else_has_it() {
+    let watched = watched_with("[conditions]\npreemption-scheduled = true\n").await;
+    let node = &watched.node;
+    watched.until("a healthy node", |document| document["verdict"]["state"] == "Healthy").await;
+    assert_eq!(condition(node, "PreemptionScheduled"), None, "there is nothing bad to say");
+    let preempt = event("Preempt", NAME);
+    let start = Instant::now();
+    node.imds.schedule(preempt.clone());
+    let told = until_condition(node, "PreemptionScheduled", "True", "SpotEvictionIncoming").await;
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    println!("PreemptionScheduled {:?} after the event", start.elapsed());
+    let wanted = "Preempt Scheduled: Mon, 19 Sep 2050 18:29:47 GMT. Azure takes this spot VM away. EventId: ";
+    assert_eq!(told["message"], format!("{wanted}{}", preempt.event_id));
+    assert!(node.path("/var/lib/nap-agent/shared-conditions").exists());
+    node.imds.complete_event(&preempt.event_id);
+    until_gone(node, "PreemptionScheduled").await;
+
+    // Who writes it, too, has it.
+    let theirs = json!({"type": "PreemptionScheduled", "status": "False", "reason": "NoPreempt", "message": "theirs"});
+    node.api.set_condition(NAME, "node-problem-detector", &theirs);
+    let looks = || node.api.requests().iter().filter(|one| one.method == "GET" && one.path.ends_with(NAME)).count();
+    let before = looks();
+    node.imds.schedule(event("Preempt", NAME));
+    watched.until("the event", |document| document["verdict"]["reason"] == "PreemptScheduled").await;
+    let start = Instant::now();
+    while looks() == before {
+        assert!(start.elapsed() < LIMIT, "nobody looked at the Node");
+        sleep(Duration::from_millis(100)).await;
+    }
+    // A write would follow that look at once.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        assert_eq!(condition(node, "PreemptionScheduled").unwrap()["message"], "theirs");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn until_gone(node: &Node, kind: &str) {
+    let start = Instant::now();
+    while condition(node, kind).is_some() {
+        assert!(start.elapsed() < LIMIT, "{kind} is {:?}", condition(node, kind));
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,7 +40,7 @@ use crate::monitor::Subsystem;
 
 pub use decide::{Hold, Proposal, Proposed, Sick, Situation, Standing, decide, standing};
 pub use ledger::{Attempt, Ended, Ledger, Outcome};
-pub use policy::{Policy, PolicyError};
+pub use policy::{Policy, PolicyError, SharedConditions};
 pub use reboot::LOTTERY;
 
 /// What the host does.

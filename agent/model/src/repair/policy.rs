@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{Act, REPAIRS, Repair, Risk, repair};
 
-/// Which repairs may be done.
+/// Which repairs may be done, and what may be said to others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Policy {
@@ -17,13 +17,31 @@ pub struct Policy {
     pub maximum_risk: Risk,
     /// Repairs that were switched on or off, by name.
     pub switches: BTreeMap<String, bool>,
+    /// Which of the conditions that others write, too, may be written.
+    pub shared_conditions: SharedConditions,
     /// The provisioner lets the node reboot itself once: no word of the owner's, so not in his file.
     pub is_reboot_granted: bool,
 }
 
+/// Conditions at which Karpenter replaces a node at once, each with writers of its own in some clusters; so none unless its owner says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SharedConditions {
+    /// `kubernetes.azure.com/NodeHealthy`.
+    pub node_healthy: bool,
+    /// `PreemptionScheduled`.
+    pub preemption_scheduled: bool,
+}
+
 impl Default for Policy {
     fn default() -> Self {
-        Self { observe_only: false, maximum_risk: Risk::Medium, switches: BTreeMap::new(), is_reboot_granted: false }
+        Self {
+            observe_only: false,
+            maximum_risk: Risk::Medium,
+            switches: BTreeMap::new(),
+            shared_conditions: SharedConditions::default(),
+            is_reboot_granted: false,
+        }
     }
 }
 
@@ -49,6 +67,17 @@ pub enum PolicyError {
 struct File {
     #[serde(default)]
     repairs: Repairs,
+    #[serde(default)]
+    conditions: Conditions,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Conditions {
+    #[serde(default)]
+    node_healthy: bool,
+    #[serde(default)]
+    preemption_scheduled: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -81,15 +110,18 @@ impl Policy {
     /// # Errors
     /// When there is anything in it that is not understood.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let File { repairs } = toml::from_str(text).map_err(|error| PolicyError::Shape(error.to_string()))?;
+        let File { repairs, conditions } =
+            toml::from_str(text).map_err(|error| PolicyError::Shape(error.to_string()))?;
         if let Some(name) = repairs.switches.keys().find(|name| repair(name).is_none_or(|row| row.name != **name)) {
             return Err(PolicyError::NoSuchRepair { name: name.clone() });
         }
+        let Conditions { node_healthy, preemption_scheduled } = conditions;
         let usual = Self::default();
         Ok(Self {
             observe_only: repairs.observe_only,
             maximum_risk: repairs.maximum_risk.unwrap_or(usual.maximum_risk),
             switches: repairs.switches,
+            shared_conditions: SharedConditions { node_healthy, preemption_scheduled },
             ..usual
         })
     }
@@ -128,11 +160,14 @@ mod tests {
         assert_eq!(policy.maximum_risk, Risk::Low);
         assert!(policy.switches["RestartContainerd"]);
         assert_eq!(Policy::parse("").unwrap(), Policy::default());
+        let shared = Policy::parse("[conditions]\nnode-healthy = true\n").unwrap().shared_conditions;
+        assert_eq!(shared, SharedConditions { node_healthy: true, preemption_scheduled: false });
         for wrong in [
             "[repairs]\nobserve_only = true\n",
             "[repair]\nobserve-only = true\n",
             "[repairs]\nmaximum-risk = \"Low\"\n",
             "[repairs]\nobserve-only = \"yes\"\n",
+            "[conditions]\nNodeHealthy = true\n",
             "[repairs.switches]\nrestartkubelet = false\n",
         ] {
             assert!(Policy::parse(wrong).is_err(), "{wrong}");
@@ -154,7 +189,7 @@ mod tests {
         let switches = allowed.map(|row| (row.name.to_owned(), true)).collect();
         assert_eq!(policy, Policy { switches, ..Policy::default() }, "each setting is there with its usual value");
         assert!(REPAIRS.iter().all(|row| shipped.contains(&format!("{} = ", row.name))));
-        for key in ["observe-only", "maximum-risk"] {
+        for key in ["observe-only", "maximum-risk", "node-healthy", "preemption-scheduled"] {
             assert!(settings.contains(&format!("\n{key} = ")), "{key}");
         }
     }

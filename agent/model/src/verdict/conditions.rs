@@ -2,13 +2,16 @@
 //!
 //! Five types of our own, named as on EKS, on which no provisioner acts. `True` is good. Their texts change only when their meaning
 //! does, because every change of a Node goes to everybody who watches nodes.
+//!
+//! Two more are shared with others, and Karpenter replaces a node at once for them: each is written only where the node's owner says so. It
+//! stands on the Node only while it has bad news. A good word of ours would hide a bad one of somebody else's.
 
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CANNOT_MEASURE, Finding, Scope, State, Subsystem, SubsystemState, Verdict};
+use super::{CANNOT_MEASURE, Current, Finding, Scope, State, Subsystem, SubsystemState, Verdict, monitor};
 
 /// The types we write, each with the subsystems that it stands for. The last only where there is something that it could tell of.
 const TYPES: [(&str, &[Subsystem]); 5] = [
@@ -23,6 +26,15 @@ const TYPES: [(&str, &[Subsystem]); 5] = [
 pub fn condition_types() -> [&'static str; 5] {
     TYPES.map(|(kind, _)| kind)
 }
+
+/// False: replace the node. Azure's Cluster Health Monitor writes it, too. Source: RepairPolicies of karpenter-provider-azure.
+pub const NODE_HEALTHY: &str = "kubernetes.azure.com/NodeHealthy";
+
+/// True: Azure takes the VM away. AKS' own node-problem-detector writes it where it runs. Source: the same.
+pub const PREEMPTION_SCHEDULED: &str = "PreemptionScheduled";
+
+/// The fault behind [`PREEMPTION_SCHEDULED`].
+const PREEMPT: &str = "PreemptScheduled";
 
 /// As Kubernetes spells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +104,46 @@ impl State {
             return (ConditionStatus::Unknown, CANNOT_MEASURE.to_owned(), "nap-agent could not look.".to_owned());
         }
         (ConditionStatus::True, "NoFaultFound".to_owned(), "nap-agent looks at it and finds no fault.".to_owned())
+    }
+
+    /// The shared conditions that are to stand on the Node, of those that its owner allows; the others are not to. Nothing before anything was
+    /// verified in this boot, as with [`State::conditions`].
+    pub fn shared_conditions(&self) -> Option<Vec<Condition>> {
+        if !self.is_booted() || self.current.state == Verdict::Unknown {
+            return None;
+        }
+        let allowed = self.policy.shared_conditions;
+        let healthy = allowed.node_healthy.then(|| self.not_healthy()).flatten();
+        let preempted = allowed.preemption_scheduled.then(|| self.preempted()).flatten();
+        Some(healthy.into_iter().chain(preempted).collect())
+    }
+
+    fn not_healthy(&self) -> Option<Condition> {
+        let Current { state, since, reason, .. } = &self.current;
+        // A preemption has its own type, and the node is not ill.
+        let reason = reason.as_ref().filter(|reason| *state == Verdict::NeedsReplacement && *reason != PREEMPT)?;
+        Some(Condition {
+            kind: NODE_HEALTHY.to_owned(),
+            status: ConditionStatus::False,
+            reason: reason.clone(),
+            message: monitor::fault(reason).map(|fault| fault.meaning.to_owned()).unwrap_or_default(),
+            last_transition_time: *since,
+        })
+    }
+
+    fn preempted(&self) -> Option<Condition> {
+        let finding = self.findings().into_iter().find(|finding| finding.fault.reason == PREEMPT)?;
+        let event = self.events.iter().find(|event| event.kind == "Preempt")?;
+        let time =
+            event.not_before.map_or_else(|| "now".to_owned(), |at| at.strftime("%a, %d %b %Y %T GMT").to_string());
+        // Reason and message as node-problem-detector writes them there. Source: karpenter-provider-azure 1829.
+        Some(Condition {
+            kind: PREEMPTION_SCHEDULED.to_owned(),
+            status: ConditionStatus::True,
+            reason: "SpotEvictionIncoming".to_owned(),
+            message: format!("Preempt Scheduled: {time}. {} EventId: {}", finding.fault.meaning, event.id),
+            last_transition_time: finding.since,
+        })
     }
 
     /// Moves the time of a condition when its status changed.

@@ -31,7 +31,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub use conditions::{Condition, ConditionStatus, condition_types};
+pub use conditions::{Condition, ConditionStatus, NODE_HEALTHY, PREEMPTION_SCHEDULED, condition_types};
 pub use events::NodeEvent;
 pub use intents::{Held, Intents, Taken};
 pub use repairs::Order;

@@ -579,6 +579,52 @@ fn conditions_move_their_time_only_with_their_status() {
 }
 
 #[test]
+fn shared_conditions_stand_only_with_bad_news_and_where_they_are_allowed() {
+    let with = |text: &str| Node::with(Policy::parse(text).unwrap());
+    let both = "[conditions]\nnode-healthy = true\npreemption-scheduled = true";
+    let told = |node: &Node| {
+        let conditions = node.state.shared_conditions().unwrap().into_iter();
+        conditions.map(|one| format!("{} {} {}", one.kind, one.status, one.reason)).collect::<Vec<_>>()
+    };
+    let broken = |node: &mut Node| {
+        node.seen.filesystems[1].write = Some(WriteSeen::Failed("EIO".to_owned()));
+        node.run(60);
+        assert_eq!(told(node), [""; 0], "degraded is no reason to lose a node");
+        node.run(600);
+        assert_eq!(node.state.current.state, Verdict::NeedsReplacement);
+    };
+    let mut node = with(both);
+    assert_eq!(told(&node), [""; 0], "a good word would hide another writer's");
+    broken(&mut node);
+    assert_eq!(told(&node), ["kubernetes.azure.com/NodeHealthy False DataFilesystemFailing"]);
+    let before = node.state.shared_conditions().unwrap();
+    assert_eq!(before[0].last_transition_time, node.state.current.since);
+    node.restart_agent(Duration::from_secs(5));
+    assert_ne!(node.state.shared_conditions(), Some(Vec::new()), "a restart of ours takes nothing back");
+    node.run(1);
+    assert_eq!(node.state.shared_conditions().unwrap(), before);
+    node.seen = healthy();
+    node.run_long();
+    assert_eq!(told(&node), [""; 0]);
+
+    let mut node = with(both);
+    let at = "2026-09-19T18:29:47Z".parse().unwrap();
+    node.seen.scheduled_events = Some(Ok(vec![ScheduledEvent { not_before: Some(at), ..event("Preempt") }]));
+    node.run(2);
+    assert_eq!(told(&node), ["PreemptionScheduled True SpotEvictionIncoming"], "the node is not ill");
+    let message = node.state.shared_conditions().unwrap().remove(0).message;
+    let id = event("Preempt").id;
+    assert_eq!(
+        message,
+        format!("Preempt Scheduled: Sat, 19 Sep 2026 18:29:47 GMT. Azure takes this spot VM away. EventId: {id}")
+    );
+
+    let mut silent = with("");
+    broken(&mut silent);
+    assert_eq!(told(&silent), [""; 0]);
+}
+
+#[test]
 fn a_boot_that_failed_here_asks_for_another_node_and_one_that_the_world_held_up_does_not() {
     for (reason, verdict) in
         [("BootstrapTokenRejected", Verdict::NeedsReplacement), ("ApiServerDnsFailed", Verdict::Degraded)]

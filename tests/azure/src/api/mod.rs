@@ -11,6 +11,7 @@ mod clock;
 mod cluster;
 mod connection;
 mod identity;
+mod managed_fields;
 mod merge;
 mod node_restriction;
 mod objects;
@@ -32,7 +33,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_rustls::TlsAcceptor;
 
 pub use authority::ClientIdentity;
@@ -44,6 +45,7 @@ use crate::request_log::{Request, RequestLog};
 use authority::{Authority, CertificateError, Validity};
 use clock::Clock;
 use cluster::{Cluster, Policy};
+use merge::strategic_merge;
 use route::Kind;
 use store::{Key, Store, random_hex};
 
@@ -200,6 +202,21 @@ impl ApiServer {
     /// Deletes a Node, as Karpenter does; whether there was one.
     pub fn delete_node(&self, name: &str) -> bool {
         self.cluster.store.delete(&Key { kind: Kind::Node, namespace: None, name: name.to_owned() }).is_ok()
+    }
+
+    /// Another writer, by its field manager, has this condition on a Node; its `$patch` may be `delete`.
+    ///
+    /// # Panics
+    /// When there is no such Node, or the condition is none.
+    pub fn set_condition(&self, node: &str, manager: &str, condition: &Value) {
+        let key = Key { kind: Kind::Node, namespace: None, name: node.to_owned() };
+        let changed = self.cluster.store.change(&key, |old| {
+            let mut new = old.clone();
+            strategic_merge(&mut new, &json!({"status": {"conditions": [condition]}}))?;
+            new["metadata"]["managedFields"] = managed_fields::after(old, &new, manager);
+            Ok(new)
+        });
+        changed.unwrap_or_else(|error| panic!("{condition} of {node}: {error:?}"));
     }
 
     /// From now on, and for the requests that are pending.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::access::{Access, Verb, authorize};
 use super::cluster::Cluster;
 use super::identity::User;
+use super::managed_fields;
 use super::merge::{json_merge, strategic_merge};
 use super::node_restriction::admit;
 use super::route::{Kind, Route};
@@ -266,6 +267,10 @@ fn write(
         admit(ask.user, key.kind, Some(old), &new)?;
         validate(key.kind, &new)?;
         check_provider_id(key, old, &new)?;
+        if key.kind == Kind::Node {
+            let manager = ask.query("fieldManager").unwrap_or("unknown");
+            new["metadata"]["managedFields"] = managed_fields::after(old, &new, manager);
+        }
         Ok(new)
     })?;
     Ok(Reply::Object(200, written))
