@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
+use nap_model::monitor::SmartSeen;
 use nix::errno::Errno;
 
 /// Source: `struct nvme_passthru_cmd`, the kernel's include/uapi/linux/nvme_ioctl.h.
@@ -34,6 +35,14 @@ const IDENTIFY_BYTES: usize = 4096;
 /// Where a namespace's structure has what its vendor wants. Source: the same, "Vendor Specific".
 const VENDOR_SPECIFIC: usize = 384;
 
+/// Source: the same, Get Log Page; page 2 is SMART / Health Information, and all ones stands for the whole controller.
+const GET_LOG_PAGE: u8 = 0x02;
+const SMART_PAGE: u32 = 0x02;
+const SMART_BYTES: usize = 512;
+const WHOLE_CONTROLLER: u32 = u32::MAX;
+/// Where that page has the number of errors of its media, in sixteen bytes of which nobody will see more than eight.
+const MEDIA_ERRORS: usize = 160;
+
 /// A controller that does not answer must not hold up a boot.
 const TIMEOUT_MS: u32 = 1000;
 
@@ -46,23 +55,43 @@ mod ioctl {
 /// # Errors
 /// When the device takes no such command, or does not know it.
 pub(crate) fn vendor_words(device: &File, namespace: u32) -> Result<BTreeMap<String, String>, Errno> {
-    let mut data = vec![0_u8; IDENTIFY_BYTES];
+    let data = read(device, Command { opcode: IDENTIFY, namespace, ..Command::default() }, IDENTIFY_BYTES)?;
+    Ok(words(&data[VENDOR_SPECIFIC..]))
+}
+
+/// What a controller says of its own health.
+///
+/// # Errors
+/// When the device takes no such command, or does not know it.
+pub(crate) fn smart(device: &File) -> Result<SmartSeen, Errno> {
+    let dwords = u32::try_from(SMART_BYTES / 4 - 1).expect("it is small");
+    let cdw = [dwords << 16 | SMART_PAGE, 0, 0, 0, 0, 0];
+    let command = Command { opcode: GET_LOG_PAGE, namespace: WHOLE_CONTROLLER, cdw, ..Command::default() };
+    Ok(health(&read(device, command, SMART_BYTES)?))
+}
+
+fn health(page: &[u8]) -> SmartSeen {
+    let errors = page[MEDIA_ERRORS..MEDIA_ERRORS + 8].try_into().expect("eight bytes");
+    SmartSeen { critical_warning: page[0], media_errors: u64::from_le_bytes(errors) }
+}
+
+/// Has the controller fill so many bytes. Only for commands that read from the device and change nothing.
+fn read(device: &File, command: Command, bytes: usize) -> Result<Vec<u8>, Errno> {
+    let mut data = vec![0_u8; bytes];
     let mut command = Command {
-        opcode: IDENTIFY,
-        namespace,
         address: data.as_mut_ptr() as u64,
-        data_bytes: IDENTIFY_BYTES as u32,
+        data_bytes: u32::try_from(bytes).expect("a page or less"),
         timeout_ms: TIMEOUT_MS,
-        ..Command::default()
+        ..command
     };
     // SAFETY: the structure is the kernel's, and outlives the call; the address is that of `data`, which has as many bytes as the
-    // command says, is not moved or read meanwhile, and takes any bytes. Identify reads from the device and changes nothing.
+    // command says, is not moved or read meanwhile, and takes any bytes.
     let status = unsafe { ioctl::admin_command(device.as_raw_fd(), &raw mut command) }?;
     // Above 0 is the controller's status: it did not do it.
     if status != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
-    Ok(words(&data[VENDOR_SPECIFIC..]))
+    Ok(data)
 }
 
 /// `type=local,index=1,name=nvme-110G-1`, to the first NUL. Source: azure-vm-utils, doc/disk-identification.md.
@@ -92,5 +121,15 @@ mod tests {
     fn what_is_no_nvme_device_says_so() {
         let file = File::open("/dev/null").unwrap();
         assert_eq!(vendor_words(&file, 1), Err(Errno::ENOTTY));
+        assert_eq!(smart(&file), Err(Errno::ENOTTY));
+    }
+
+    /// Bytes of the page as a disk of QEMU 10 gives them, but for the warning and the errors.
+    #[test]
+    fn the_page_of_a_controllers_health_is_read() {
+        let mut page = vec![0; SMART_BYTES];
+        page[..6].copy_from_slice(&[0b100, 0x43, 0x01, 100, 10, 3]);
+        page[MEDIA_ERRORS..MEDIA_ERRORS + 2].copy_from_slice(&[0x01, 0x02]);
+        assert_eq!(health(&page), SmartSeen { critical_warning: 0b100, media_errors: 0x0201 });
     }
 }

@@ -9,6 +9,7 @@ mod gpus;
 pub(crate) mod kmsg;
 mod proc;
 mod services;
+mod smart;
 mod streamed_devices;
 mod unit_changes;
 
@@ -22,7 +23,7 @@ use nap_model::facts::Certificate;
 use nap_model::monitor::kernel_line::Topic;
 use nap_model::monitor::{
     Answer, BootSeen, CONTAINERD, FABRIC_MANAGER, GPU_SERVICES, GpusExpected, History, ImagesSeen, KUBELET, Observed,
-    RuntimeCondition, SYSTEM_SERVICES, ScheduledEvent, Seen, Tick, Used, WriteSeen,
+    RuntimeCondition, SYSTEM_SERVICES, ScheduledEvent, Seen, Tick, Used, WriteSeen, media_errors_of,
 };
 use nap_model::os::STREAMING_SNAPSHOTTER;
 use nap_model::plan::SNAPSHOTTER_SOCKET;
@@ -44,6 +45,7 @@ pub(crate) use filesystems::space;
 use gpus::Gpus;
 use kmsg::Kmsg;
 use proc::StuckTasks;
+use smart::Smart;
 use streamed_devices::StreamedDevices;
 use unit_changes::UnitChanges;
 
@@ -143,6 +145,7 @@ pub struct Watch {
     counters: Turn,
     slow: Option<Aside<BTreeMap<String, Used>>>,
     slow_turn: Turn,
+    smart: Option<Smart>,
     routes: Routes,
     had_name_servers: bool,
     stuck: Turn,
@@ -279,6 +282,7 @@ impl Watch {
             counters: Turn::every(COUNTERS_EVERY),
             slow,
             slow_turn: Turn::every(SLOW_EVERY),
+            smart: None,
             routes: Routes::default(),
             had_name_servers: false,
             stuck: Turn::every(STUCK_EVERY),
@@ -412,6 +416,14 @@ impl Watch {
                 slow.ask();
             }
             seen.limits.extend(slow.take().unwrap_or_default());
+        }
+        if !seen.nvme.is_empty() && self.smart.is_none() {
+            self.smart = Smart::start(&self.root);
+        }
+        if let Some(smart) = &mut self.smart {
+            seen.smart = smart.take();
+            let errors = seen.smart.iter().map(|(name, smart)| (media_errors_of(name), smart.media_errors));
+            seen.counters.extend(errors.collect::<Vec<_>>());
         }
     }
 

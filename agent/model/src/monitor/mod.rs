@@ -36,6 +36,7 @@ mod systemd;
 pub(crate) use gpu::DEVICE_PLUGIN;
 pub use gpu::{FABRIC_MANAGER, GPU_SERVICES};
 pub use history::History;
+pub use nvme::media_errors_of;
 pub use observed::*;
 pub use service::{CONTAINERD, KUBELET};
 pub use system_services::SYSTEM_SERVICES;

@@ -38,6 +38,8 @@ pub struct Observed {
     pub filesystems: Vec<FilesystemSeen>,
     /// NVMe controllers and their state: `live`, `resetting`, `dead`, ...
     pub nvme: BTreeMap<String, String>,
+    /// What they say of their own health, those that do.
+    pub smart: BTreeMap<String, SmartSeen>,
     /// NVIDIA GPUs as the kernel has them; only where there should be some.
     pub gpus: Option<GpusSeen>,
     /// The same, as NVIDIA's management library has them; only where the driver is the image's, and loaded.
@@ -296,6 +298,15 @@ pub enum GpuFailure {
     Lost,
     /// Anything else.
     Other(String),
+}
+
+/// What an NVMe controller says of its own health. Source: NVM Express base specification, SMART / Health Information log page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SmartSeen {
+    /// A bit for each thing that is wrong.
+    pub critical_warning: u8,
+    /// How often its media lost data.
+    pub media_errors: u64,
 }
 
 /// What Azure will do to the VM.
