@@ -16,6 +16,7 @@ mod merge;
 mod node_restriction;
 mod objects;
 mod options;
+mod reviews;
 mod route;
 mod signing;
 mod status;

@@ -12,6 +12,7 @@ use super::identity::User;
 use super::managed_fields;
 use super::merge::{json_merge, strategic_merge};
 use super::node_restriction::admit;
+use super::reviews;
 use super::route::{Kind, Route};
 use super::signing;
 use super::status::{ApiError, Cause};
@@ -70,7 +71,7 @@ impl Ask<'_> {
 
     /// Refuses verbs and subresources that the kind does not have.
     fn exists(&self, verb: Verb) -> Result<(), ApiError> {
-        if self.route.kind == Kind::SelfSubjectReview && verb != Verb::Create {
+        if self.route.kind.is_review() && verb != Verb::Create {
             return Err(ApiError::method_not_allowed());
         }
         match (self.route.kind, self.route.subresource.as_deref(), verb) {
@@ -167,8 +168,8 @@ fn watch(cluster: &Cluster, ask: &Ask<'_>, watched: Watched) -> Result<Reply, Ap
 fn create(cluster: &Cluster, ask: &Ask<'_>) -> Result<Reply, ApiError> {
     let mut object = ask.object()?;
     let kind = ask.route.kind;
-    if kind == Kind::SelfSubjectReview {
-        object["status"] = json!({"userInfo": {"username": ask.user.name, "groups": ask.user.groups}});
+    if kind.is_review() {
+        object["status"] = reviews::answer(cluster, ask.user, kind, &object)?;
         return Ok(Reply::Object(201, object));
     }
     let name = name_of_new(kind, &mut object)?;
@@ -281,7 +282,7 @@ fn keep_other_half(kind: Kind, subresource: Option<&str>, old: &Value, new: &mut
     let field = match (kind, subresource) {
         (Kind::Node, Some("status")) => "spec",
         (Kind::Node | Kind::Csr, _) => "status",
-        (Kind::Lease | Kind::CoreEvent | Kind::Event | Kind::SelfSubjectReview, _) => return,
+        _ => return,
     };
     let Some(object) = new.as_object_mut() else { return };
     match old.get(field) {

@@ -11,6 +11,8 @@ pub(crate) enum Kind {
     /// The event of `events.k8s.io`.
     Event,
     SelfSubjectReview,
+    TokenReview,
+    SubjectAccessReview,
 }
 
 struct Row {
@@ -32,9 +34,16 @@ const KINDS: &[Row] = &[
     row(Kind::CoreEvent, "Event", "", "events", true),
     row(Kind::Event, "Event", "events.k8s.io", "events", true),
     row(Kind::SelfSubjectReview, "SelfSubjectReview", "authentication.k8s.io", "selfsubjectreviews", false),
+    row(Kind::TokenReview, "TokenReview", "authentication.k8s.io", "tokenreviews", false),
+    row(Kind::SubjectAccessReview, "SubjectAccessReview", "authorization.k8s.io", "subjectaccessreviews", false),
 ];
 
 impl Kind {
+    /// Whether it is a question, of which nothing is stored.
+    pub(crate) fn is_review(self) -> bool {
+        matches!(self, Self::SelfSubjectReview | Self::TokenReview | Self::SubjectAccessReview)
+    }
+
     fn row(self) -> &'static Row {
         KINDS.iter().find(|row| row.kind == self).expect("every kind has a row")
     }

@@ -1,6 +1,7 @@
 //! What makes an object acceptable: its shape as Kubernetes' types have it, and the rules a node can break.
 
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::api::authentication::v1::{SelfSubjectReview, TokenReview};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event as CoreEvent, Node};
@@ -52,6 +53,8 @@ fn typed(kind: Kind, object: Value) -> Result<Value, serde_json::Error> {
         Kind::CoreEvent => through::<CoreEvent>(object),
         Kind::Event => through::<Event>(object),
         Kind::SelfSubjectReview => through::<SelfSubjectReview>(object),
+        Kind::TokenReview => through::<TokenReview>(object),
+        Kind::SubjectAccessReview => through::<SubjectAccessReview>(object),
     }?;
     if let Some(metadata) = typed["metadata"].as_object_mut() {
         metadata.remove("managedFields");
@@ -81,7 +84,8 @@ pub(crate) fn validate(kind: Kind, object: &Value) -> Result<(), ApiError> {
         Kind::Lease if object["spec"]["leaseDurationSeconds"].as_i64().is_some_and(|seconds| seconds <= 0) => {
             causes.push(Cause::invalid("spec.leaseDurationSeconds", "", "must be greater than 0"));
         }
-        Kind::Csr | Kind::Lease | Kind::SelfSubjectReview => {}
+        Kind::Csr | Kind::Lease => {}
+        Kind::SelfSubjectReview | Kind::TokenReview | Kind::SubjectAccessReview => {}
     }
     if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, name, &causes)) }
 }

@@ -5,12 +5,16 @@ use base64::engine::general_purpose::STANDARD;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use serde_json::{Value, json};
 
+use crate::azure::{TOKEN_ID, TOKEN_SECRET};
+
 use super::row::{
     BAD_REQUEST, CREATED, EXISTS, FORBIDDEN, INVALID, LEASES, NODES, NOT_FOUND, OK, OTHER_USER, OWN, REQUESTS, Row,
     UNAUTHORIZED, USER, Who, get, new_node, post, row, strategic,
 };
 
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+const TOKEN_REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
+const ACCESS_REVIEWS: &str = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
 
 /// With this key, and servers of this version.
 pub(super) fn rows(key: &KeyPair, version: &str) -> Vec<Row> {
@@ -135,10 +139,52 @@ fn own_rights(key: &KeyPair) -> Vec<Row> {
             .has("/status/userInfo/groups", json!(["system:nodes", "system:authenticated"])),
         row("who the token is", Who::Bootstrapper, post(REVIEWS, review()), CREATED)
             .has("/status/userInfo/username", "system:bootstrap:napvm1"),
+        row("whose token it is", Who::Node, post(TOKEN_REVIEWS, token_review(&token())), CREATED)
+            .has("/status/authenticated", true)
+            .has("/status/user/username", "system:bootstrap:napvm1"),
+        row("a token of nobody", Who::Node, post(TOKEN_REVIEWS, token_review("abcdef.0000000000000000")), CREATED)
+            .has("/status/authenticated", Value::Null),
+        row("no token", Who::Node, post(TOKEN_REVIEWS, token_review("")), BAD_REQUEST),
+        row(
+            "whose token it is, by a bootstrapper",
+            Who::Bootstrapper,
+            post(TOKEN_REVIEWS, token_review(&token())),
+            FORBIDDEN,
+        ),
+        row("may he", Who::Node, post(ACCESS_REVIEWS, access_review("system:masters", "/v1/health")), CREATED)
+            .has("/status/allowed", true),
+        row(
+            "may he not",
+            Who::Node,
+            post(ACCESS_REVIEWS, access_review("system:bootstrappers", "/v1/health")),
+            CREATED,
+        )
+        .has("/status/allowed", false),
+        row(
+            "may he, by a bootstrapper",
+            Who::Bootstrapper,
+            post(ACCESS_REVIEWS, access_review("system:masters", "/v1/health")),
+            FORBIDDEN,
+        ),
         row("who nobody is", Who::Anonymous, post(REVIEWS, review()), FORBIDDEN),
         row("renewal", Who::Node, post(REQUESTS, signing_request("renewal", key, USER)), CREATED)
             .has("/spec/username", USER),
     ]
+}
+
+fn token() -> String {
+    format!("{TOKEN_ID}.{TOKEN_SECRET}")
+}
+
+fn token_review(token: &str) -> Value {
+    json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "metadata": {}, "spec": {"token": token}})
+}
+
+fn access_review(group: &str, path: &str) -> Value {
+    json!({
+        "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {},
+        "spec": {"user": "somebody", "groups": [group], "nonResourceAttributes": {"path": path, "verb": "get"}},
+    })
 }
 
 fn signing_request(name: &str, key: &KeyPair, common_name: &str) -> Value {

@@ -104,6 +104,8 @@ fn node_changes() -> Vec<Row> {
     let own = format!("{NODES}/{OWN}");
     let status = format!("{own}/status");
     let conditions = |list: Value| json!({"status": {"conditions": list}});
+    let by = |manager: &str| format!("{status}?fieldManager={manager}");
+    let x = |value: &str| json!({"type": "X", "status": value});
     let more =
         || conditions(json!([{"type": "Ready", "status": "True"}, {"type": "MemoryPressure", "status": "False"}]));
     let labels = |label: &str| json!({"metadata": {"labels": {label: "x"}}});
@@ -134,6 +136,19 @@ fn node_changes() -> Vec<Row> {
             OK,
         )
         .has("/status/conditions/0", Value::Null),
+        row("a condition of one writer", who, strategic(&by("one"), conditions(json!([x("True")]))), OK)
+            .written_by("X", &["one"]),
+        row("a condition of two", who, strategic(&by("two"), conditions(json!([x("False")]))), OK)
+            .written_by("X", &["one", "two"]),
+        row("and of one again", who, strategic(&by("one"), conditions(json!([x("True")]))), OK)
+            .written_by("X", &["one"]),
+        row(
+            "a condition of nobody",
+            who,
+            strategic(&by("two"), conditions(json!([{"type": "X", "$patch": "delete"}]))),
+            OK,
+        )
+        .written_by("X", &[]),
         row("status in the wrong place", who, merge(&own, json!({"status": {"capacity": {"cpu": "3"}}})), OK)
             .has("/status/capacity/cpu", "2"),
         row("label added", who, merge(&own, labels("nap-vm.test/b")), OK)

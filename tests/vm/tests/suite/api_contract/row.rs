@@ -74,9 +74,17 @@ pub(super) struct Row {
     reason: &'static str,
     /// JSON pointers into the answer and what is there; null when nothing is.
     fields: Vec<(&'static str, Value)>,
+    /// A condition of the Node, and which field managers have a part of it.
+    writers: Option<(&'static str, &'static [&'static str])>,
 }
 
 impl Row {
+    /// And these field managers have a part of this condition.
+    pub(super) fn written_by(mut self, condition: &'static str, managers: &'static [&'static str]) -> Self {
+        self.writers = Some((condition, managers));
+        self
+    }
+
     /// And in the answer there is this.
     pub(super) fn has(mut self, pointer: &'static str, value: impl Into<Value>) -> Self {
         self.fields.push((pointer, value.into()));
@@ -98,10 +106,23 @@ impl Row {
         }
         let there = |pointer: &str| body.pointer(pointer).cloned().unwrap_or_default();
         wanted.extend(self.fields.iter().map(|(pointer, value)| (*pointer, value.clone(), there(pointer))));
+        if let Some((condition, managers)) = self.writers {
+            wanted.push(("writers", json!(managers), json!(writers(body, condition))));
+        }
         wanted.retain(|(_, want, got)| want != got);
         let texts: Vec<_> = wanted.iter().map(|(what, want, got)| format!("{what}: want {want}, got {got}")).collect();
         (!texts.is_empty()).then(|| format!("{} in {body}", texts.join("; ")))
     }
+}
+
+/// Source: FieldsV1 of k8s.io/apimachinery's meta/v1.
+fn writers<'a>(node: &'a Value, condition: &str) -> Vec<&'a str> {
+    let key = format!("k:{}", json!({"type": condition}));
+    let entries = node["metadata"]["managedFields"].as_array().into_iter().flatten();
+    let has_it = entries.filter(|entry| entry["fieldsV1"]["f:status"]["f:conditions"].get(&key).is_some());
+    let mut managers: Vec<_> = has_it.filter_map(|entry| entry["manager"].as_str()).collect();
+    managers.sort_unstable();
+    managers
 }
 
 /// Method, path and body.
@@ -109,7 +130,7 @@ type Request<'a> = (&'static str, &'a str, Payload);
 
 pub(super) fn row(name: &'static str, who: Who, request: Request<'_>, (status, reason): (u16, &'static str)) -> Row {
     let (method, path, payload) = request;
-    Row { name, who, method, path: path.to_owned(), payload, status, reason, fields: Vec::new() }
+    Row { name, who, method, path: path.to_owned(), payload, status, reason, fields: Vec::new(), writers: None }
 }
 
 pub(super) fn get(path: &str) -> Request<'_> {
