@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use nap_host::imds;
 use nap_model::os::{DISTRIBUTIONS, Distribution};
 
@@ -176,11 +176,12 @@ pub(crate) enum Command {
     },
 }
 
-/// The endpoint for clients with certificates; all of it or nothing.
+/// The endpoint for other machines; all of it or nothing.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("clients").args(["tls_client_ca", "tls_token_review"]).multiple(true)))]
 pub(crate) struct TlsArguments {
-    /// Address of the endpoint for provisioners (TLS 1.3, client certificates): /v1/health, /v1/intents and /metrics
-    #[arg(long, value_name = "ADDRESS", requires_all = ["tls_certificate", "tls_key", "tls_client_ca"])]
+    /// Address of the endpoint for provisioners (TLS 1.3, with --tls-client-ca, --tls-token-review or both): /v1/health, /v1/intents and /metrics
+    #[arg(long, value_name = "ADDRESS", requires_all = ["tls_certificate", "tls_key", "clients"])]
     tls_listen: Option<std::net::SocketAddr>,
     /// PEM file with the endpoint's certificate chain
     #[arg(long, value_name = "FILE", requires = "tls_listen")]
@@ -191,6 +192,10 @@ pub(crate) struct TlsArguments {
     /// PEM file with the authority that signs clients' certificates
     #[arg(long, value_name = "FILE", requires = "tls_listen")]
     tls_client_ca: Option<PathBuf>,
+    /// Let clients without a certificate show a bearer token: the API server is asked whose it is (TokenReview) and whether he may `get` /v1/health
+    /// and /metrics or `post` /v1/intents (SubjectAccessReview; a ClusterRole's nonResourceURLs)
+    #[arg(long, requires = "tls_listen")]
+    tls_token_review: bool,
     /// Common name of a client certificate that may send intents (/v1/intents: hold, drain, reboot, ...); may be given again. None: nobody may
     #[arg(long, value_name = "NAME", requires = "tls_listen")]
     tls_operator: Vec<String>,
@@ -202,7 +207,8 @@ impl TlsArguments {
             address: self.tls_listen?,
             certificate: self.tls_certificate?,
             key: self.tls_key?,
-            client_authority: self.tls_client_ca?,
+            client_authority: self.tls_client_ca,
+            has_token_review: self.tls_token_review,
             operators: self.tls_operator,
         })
     }

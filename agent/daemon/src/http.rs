@@ -8,6 +8,7 @@ mod intents;
 mod route;
 mod stream;
 mod tls;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
+use nap_host::root::Root;
 use nap_host::watch::KernelLog;
 use nap_model::monitor::{GpusExpected, Verdict};
 use nap_model::repair::{Outcome, REPAIRS};
@@ -26,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 use crate::guard::State;
 pub(crate) use intents::Asked;
 pub(crate) use tls::TlsFiles;
+use tokens::Tokens;
 
 /// A guard that missed this many looks is stuck.
 const MISSED_LOOKS: u32 = 3;
@@ -269,18 +272,25 @@ fn metrics(state: &HealthState) -> String {
     text
 }
 
-/// Serves the endpoints until the process ends: one for this machine, and one for clients with a certificate.
-pub(crate) fn serve(address: SocketAddr, tls: Option<TlsFiles>, health: Health) -> anyhow::Result<()> {
+/// Serves the endpoints until the process ends: one for this machine, and one for clients with a certificate or a token.
+pub(crate) fn serve(
+    root: &Arc<Root>,
+    address: SocketAddr,
+    tls: Option<TlsFiles>,
+    health: Health,
+) -> anyhow::Result<()> {
     let tls = tls.map(|files| files.read()).transpose()?;
+    let reviews = tls.as_ref().is_some_and(|tls| tls.has_token_review);
+    let tokens = reviews.then(|| Tokens::start(Arc::clone(root))).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = std::thread::Builder::new().name("http".to_owned());
     thread.spawn(move || {
         runtime.block_on(async {
-            let plain = connection::serve(address, None, health.clone());
+            let plain = connection::serve(address, None, None, health.clone());
             match tls {
                 Some(tls) => {
                     // Neither ends.
-                    tokio::join!(plain, connection::serve(tls.address, Some(tls), health.clone()));
+                    tokio::join!(plain, connection::serve(tls.address, Some(tls), tokens, health.clone()));
                 }
                 None => plain.await,
             }

@@ -88,7 +88,7 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
             let policy = repairs::policy(&context.root, observe_only);
             let events = if no_events { None } else { Some(node_events::start(&context.root)?) };
             let (health, asked) = http::Health::new(interval);
-            http::serve(listen, tls.files(), health.clone())?;
+            http::serve(&context.root, listen, tls.files(), health.clone())?;
             health::start(&context, health.clone(), asked, events, policy.clone())?;
             if !no_conditions {
                 conditions::start(&context.root, &health)?;

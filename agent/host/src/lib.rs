@@ -37,6 +37,7 @@ pub mod pull;
 pub mod random;
 mod reboot;
 pub mod repairs;
+pub mod reviews;
 pub mod root;
 mod routes;
 mod serving_certificate;

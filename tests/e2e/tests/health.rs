@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use nap_e2e::node::{NAME, Node, api_options, free_port, text};
+use nap_e2e::node::{NAME, Node, TOKEN, api_options, free_port, text};
 use pretend_azure::ScheduledEvent;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -75,23 +75,28 @@ async fn watched_with(settings: &str) -> Watched {
     file("key.pem", &key);
     file("ca.pem", &authority.pem());
     let (port, tls_port) = (free_port(), free_port());
-    let guard = guard(&node, port, tls_port);
+    let guard = guard(&node, port, tls_port, &[]);
     Watched { node, guard, port, tls_port, authority }
 }
 
-fn guard(node: &Node, port: u16, tls_port: u16) -> Child {
+fn guard(node: &Node, port: u16, tls_port: u16, more: &[&str]) -> Child {
     let file = |name: &str| node.path("/tls").join(name).display().to_string();
     let mut command = node.command(&["guard", "--interval", "0.2"]);
     command
         .args(["--listen", &format!("127.0.0.1:{port}"), "--tls-listen", &format!("127.0.0.1:{tls_port}")])
         .args(["--tls-certificate", &file("cert.pem"), "--tls-key", &file("key.pem")])
-        .args(["--tls-client-ca", &file("ca.pem"), "--tls-operator", OPERATOR]);
+        .args(["--tls-client-ca", &file("ca.pem"), "--tls-operator", OPERATOR])
+        .args(more);
     command.spawn().unwrap()
 }
 
 impl Watched {
     fn restart_guard(&mut self) {
-        self.guard = guard(&self.node, self.port, self.tls_port);
+        self.restart_guard_with(&[]);
+    }
+
+    fn restart_guard_with(&mut self, more: &[&str]) {
+        self.guard = guard(&self.node, self.port, self.tls_port, more);
     }
 
     async fn connect(&self) -> TcpStream {
@@ -380,6 +385,49 @@ async fn only_a_certificate_of_the_configured_authority_opens_the_other_door() {
     assert!(statuses.contains(&429) && statuses[0] == 200, "{statuses:?}");
     let other = watched.authority.sign(ExtendedKeyUsagePurpose::ClientAuth);
     assert_eq!(watched.tls(Some(&other)).await.unwrap().status, 200, "another client has a rate of its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_a_token_instead_is_known_by_the_api_server() {
+    let mut watched = watched().await;
+    watched.until("a document", |document| document["phase"] == "Ready").await;
+    watched.guard.kill().await.unwrap();
+    watched.restart_guard_with(&["--tls-token-review"]);
+    watched.until("a document", |_| true).await;
+    let good = format!("authorization: Bearer {}\r\n", watched.node.api.admin_token());
+    let ask = async |client: Option<&(String, String)>, line: &str, headers: &str| {
+        let start = Instant::now();
+        let mut stream = loop {
+            match watched.connect_tls(client).await {
+                Ok(stream) => break stream,
+                Err(error) => assert!(start.elapsed() < LIMIT, "{error}"),
+            }
+            sleep(Duration::from_millis(50)).await;
+        };
+        exchange(&mut stream, line, headers).await.unwrap()
+    };
+    let get = async |headers: &str| ask(None, "GET /v1/health?view=verdict HTTP/1.1", headers).await;
+    assert_eq!(get(&good).await.status, 200);
+    let nobody = get("").await;
+    assert_eq!((nobody.status, nobody.header("www-authenticate")), (401, "bearer"));
+    assert_eq!(get("authorization: Bearer abc\r\n").await.status, 401);
+    let forbidden = get(&format!("authorization: Bearer {TOKEN}\r\n")).await;
+    assert_eq!((forbidden.status, forbidden.body.as_str()), (403, "system:bootstrap:abcdef may not get /v1/health\n"));
+    let intent = async |headers: &str| {
+        let headers = format!("{headers}content-length: 2\r\n\r\n{{}}");
+        ask(None, "POST /v1/intents HTTP/1.1", &headers).await.status
+    };
+    assert_eq!(intent(&format!("authorization: Bearer {TOKEN}\r\n")).await, 403);
+    assert_eq!(intent(&good).await, 400, "he may, and says nothing that makes sense");
+
+    // Whom the API server has vouched for a moment ago is known without it, and so is who has a certificate.
+    watched.node.api.refuse_connections(Duration::from_secs(30)).await;
+    assert_eq!(get(&good).await.status, 200);
+    assert_eq!(get("authorization: Bearer new\r\n").await.status, 503);
+    let certified = watched.authority.sign(ExtendedKeyUsagePurpose::ClientAuth);
+    assert_eq!(ask(Some(&certified), "GET /v1/health HTTP/1.1", "").await.status, 200);
+    let foreign = Authority::new("another").sign(ExtendedKeyUsagePurpose::ClientAuth);
+    assert!(watched.tls(Some(&foreign)).await.is_err(), "a wrong certificate is not no certificate");
 }
 
 fn condition(node: &Node, kind: &str) -> Option<Value> {

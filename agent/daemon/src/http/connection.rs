@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,6 +19,7 @@ use tracing::{debug, info, warn};
 use super::Health;
 use super::route::{self, Caller};
 use super::tls::{Client, Tls};
+use super::tokens::Tokens;
 
 /// Most connections at once, for each endpoint; more wait.
 const MAX_CONNECTIONS: usize = 32;
@@ -43,7 +46,8 @@ const BIND_EVERY: Duration = Duration::from_secs(5);
 /// Most clients whose rate is known; who comes as one more shares the oldest's place.
 const MAX_CLIENTS: usize = 64;
 
-pub(super) async fn serve(address: SocketAddr, tls: Option<Tls>, health: Health) {
+/// Behind the endpoint with TLS, `tokens` are those that the API server knows.
+pub(super) async fn serve(address: SocketAddr, tls: Option<Tls>, tokens: Option<Tokens>, health: Health) {
     let listener = bind(address, tls.is_some()).await;
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let waiters = Arc::new(Semaphore::new(MAX_WAITERS));
@@ -59,13 +63,16 @@ pub(super) async fn serve(address: SocketAddr, tls: Option<Tls>, health: Health)
                 continue;
             }
         };
-        let (tls, health, waiters, rates) = (tls.clone(), health.clone(), Arc::clone(&waiters), Arc::clone(&rates));
+        let (tls, tokens, health) = (tls.clone(), tokens.clone(), health.clone());
+        let (waiters, rates) = (Arc::clone(&waiters), Arc::clone(&rates));
         tokio::spawn(async move {
             let life = async {
                 match tls {
-                    None => exchange(stream, None, health, waiters, rates).await,
+                    None => exchange(stream, None, tokens, health, waiters, rates).await,
                     Some(tls) => match timeout(SLOW_CLIENT, tls.accept(stream)).await {
-                        Ok(Ok((client, stream))) => exchange(stream, Some(client), health, waiters, rates).await,
+                        Ok(Ok((client, stream))) => {
+                            exchange(stream, Some(client), tokens, health, waiters, rates).await
+                        }
                         Ok(Err(error)) => debug!(error = %error, "no handshake"),
                         Err(_) => debug!("a handshake took too long"),
                     },
@@ -94,20 +101,30 @@ async fn bind(address: SocketAddr, is_tls: bool) -> TcpListener {
     }
 }
 
-/// Answers one connection's requests; a client is one with a certificate.
+/// Answers one connection's requests; a client is one from another machine.
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     client: Option<Client>,
+    tokens: Option<Tokens>,
     health: Health,
     waiters: Arc<Semaphore>,
     rates: Arc<Rates>,
 ) {
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let is_allowed = client.as_ref().is_none_or(|client| rates.take(&client.key));
         let operator = client.as_ref().and_then(|client| client.operator.clone());
-        let caller = Caller { is_remote: client.is_some(), operator, is_allowed };
+        let mut caller = Caller { is_remote: client.is_some(), operator, is_allowed };
+        let tokens = tokens.clone().filter(|_| client.as_ref().is_some_and(|client| !client.has_certificate));
         let (health, waiters) = (health.clone(), Arc::clone(&waiters));
-        async move { Ok::<_, Infallible>(route::answer(request, caller, &health, &waiters).await) }
+        async move {
+            if let Some(tokens) = tokens.filter(|_| is_allowed) {
+                match tokens.client(request.method(), request.uri().path(), request.headers()).await {
+                    Ok(name) => caller.operator = Some(name),
+                    Err(refused) => return Ok(refused),
+                }
+            }
+            Ok::<_, Infallible>(route::answer(request, caller, &health, &waiters).await)
+        }
     });
     let mut connection = http1::Builder::new();
     connection.timer(TokioTimer::new()).header_read_timeout(SLOW_CLIENT).max_buf_size(MAX_HEAD).max_headers(32);

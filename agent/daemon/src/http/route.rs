@@ -23,7 +23,7 @@ pub(super) type Answer = Response<Either<Full<Bytes>, Stream>>;
 /// Who asks.
 #[derive(Debug)]
 pub(super) struct Caller {
-    /// From another machine, with a certificate. The agent's own health is this machine's affair.
+    /// From another machine, with a certificate or a token. The agent's own health is this machine's affair.
     pub(super) is_remote: bool,
     /// His name, when he may send intents.
     pub(super) operator: Option<String>,

@@ -1,4 +1,4 @@
-//! TLS 1.3 with certificates of clients: who has none of the configured authority gets no handshake.
+//! TLS 1.3 with certificates of clients: who has none of the configured authority gets no handshake, unless he may show a token instead.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,10 @@ pub(crate) struct TlsFiles {
     pub(crate) address: SocketAddr,
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
-    pub(crate) client_authority: PathBuf,
+    /// Nobody has a certificate where there is none.
+    pub(crate) client_authority: Option<PathBuf>,
+    /// Who has no certificate may show a bearer token, by which the API server knows him.
+    pub(crate) has_token_review: bool,
     /// Common names of those who may send intents.
     pub(crate) operators: Vec<String>,
 }
@@ -30,13 +33,16 @@ pub(super) struct Tls {
     pub(super) address: SocketAddr,
     acceptor: TlsAcceptor,
     operators: Arc<[String]>,
+    pub(super) has_token_review: bool,
 }
 
 /// Who speaks.
 #[derive(Debug)]
 pub(super) struct Client {
-    /// What tells one from another: the whole certificate, by which nobody else can speak.
+    /// What tells one from another: the certificate, by which nobody else can speak, or else his address.
     pub(super) key: String,
+    /// He has shown a certificate; a token is for each request.
+    pub(super) has_certificate: bool,
     /// His name, when he may send intents.
     pub(super) operator: Option<String>,
 }
@@ -48,12 +54,18 @@ impl TlsFiles {
         let chain = certificates(&self.certificate)?;
         let key = std::fs::read(&self.key).with_context(|| format!("cannot read {}", self.key.display()))?;
         let key = PrivateKeyDer::from_pem_slice(&key).with_context(|| format!("no key in {}", self.key.display()))?;
-        let mut roots = RootCertStore::empty();
-        for authority in certificates(&self.client_authority)? {
-            roots.add(authority).with_context(|| format!("{} holds no authority", self.client_authority.display()))?;
-        }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+        let verifier = match &self.client_authority {
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                for authority in certificates(path)? {
+                    roots.add(authority).with_context(|| format!("{} holds no authority", path.display()))?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+                if self.has_token_review { verifier.allow_unauthenticated() } else { verifier }.build()?
+            }
+            None => WebPkiClientVerifier::no_client_auth(),
+        };
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(verifier)
@@ -63,7 +75,8 @@ impl TlsFiles {
         // Early data could be replayed; nothing here would do harm twice, and nobody needs it.
         config.max_early_data_size = 0;
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        Ok(Tls { address: self.address, acceptor, operators: self.operators.as_slice().into() })
+        let (operators, has_token_review) = (self.operators.as_slice().into(), self.has_token_review);
+        Ok(Tls { address: self.address, acceptor, operators, has_token_review })
     }
 }
 
@@ -79,12 +92,16 @@ impl Tls {
     /// # Errors
     /// When the handshake fails: no certificate, or one of another authority, for one.
     pub(super) async fn accept(&self, stream: TcpStream) -> std::io::Result<(Client, TlsStream<TcpStream>)> {
+        let address = stream.peer_addr()?.ip();
         let stream = self.acceptor.accept(stream).await?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let client = certificate.map(|certificate| Client {
             key: format!("{:x?}", &certificate[certificate.len().saturating_sub(32)..]),
+            has_certificate: true,
             operator: common_name(certificate).filter(|name| self.operators.contains(name)),
         });
+        let unknown = || Client { key: address.to_string(), has_certificate: false, operator: None };
+        let client = client.or_else(|| self.has_token_review.then(unknown));
         let client = client.ok_or_else(|| std::io::Error::other("no certificate"))?;
         Ok((client, stream))
     }
