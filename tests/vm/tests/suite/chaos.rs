@@ -15,7 +15,7 @@ use crate::guest::{self, BOOT, VERDICT, give_up, note, told, until_health, wait_
 use crate::repairs::{CNI, GIVES_UP};
 
 /// Longest pause between two rounds.
-const PAUSE_SECONDS: usize = 60;
+const PAUSE_SECONDS: usize = 120;
 
 /// The short form, in minutes.
 const SHORT: u64 = 10;

@@ -11,6 +11,9 @@ use crate::guest::{self, BOOT, finding, note, now, seconds, text, told, until_he
 /// systemd gives these services up after three starts; our kubelet never is.
 pub(crate) const GIVES_UP: &str = "[Unit]\nStartLimitIntervalSec=1000\nStartLimitBurst=3\n";
 
+/// A time service, as far as systemd can tell; the image has none.
+const CHRONYD: &str = "[Service]\nExecStart=/usr/bin/sleep infinity\nRestart=always\nRestartSec=0\n";
+
 /// From the finding to the service that is back, on a machine that emulates its own.
 const BACK_WITHIN: f64 = 60.0;
 
@@ -32,7 +35,8 @@ fn what_hangs_fails_or_drifts_is_repaired_by_the_node_itself() {
     let azure = Azure::start();
     let mut overlay = guest::node().text("/etc/cni/net.d/10-nap-vm.conflist", CNI, 0o644);
     overlay = overlay.text(ROUTER_FILE, ROUTER, 0o644);
-    for unit in ["kubelet", "systemd-networkd"] {
+    overlay = overlay.text("/etc/systemd/system/chronyd.service", CHRONYD, 0o644);
+    for unit in ["kubelet", "systemd-networkd", "systemd-resolved", "systemd-journald", "chronyd"] {
         overlay = overlay.text(&format!("/etc/systemd/system/{unit}.service.d/99-gives-up.conf"), GIVES_UP, 0o644);
     }
     let certificates = certificates();
@@ -48,7 +52,7 @@ fn what_hangs_fails_or_drifts_is_repaired_by_the_node_itself() {
     assert_a_drifted_file_is_put_back(&mut vm);
     assert_a_hung_containerd_is_restarted(&mut vm);
     assert_a_kubelet_that_was_given_up_is_started(&mut vm);
-    assert_a_system_service_that_was_given_up_is_started(&mut vm);
+    assert_a_system_service_that_was_given_up_is_started(&mut vm, "systemd-networkd", "network", "NetworkdDown");
     assert_a_route_that_is_gone_comes_back(&mut vm);
 
     let locked: u64 =
@@ -68,6 +72,14 @@ fn what_hangs_fails_or_drifts_is_repaired_by_the_node_itself() {
     assert_eq!((begun.as_str(), ended.as_str()), ("4", "4"));
 
     if guest::is_wanted("NAP_VM_LONG", "make vm-long") {
+        told(&mut vm, "systemctl start chronyd");
+        for (unit, subsystem, reason) in [
+            ("systemd-resolved", "network", "ResolvedDown"),
+            ("chronyd", "time", "ChronydDown"),
+            ("systemd-journald", "kernel", "JournaldDown"),
+        ] {
+            assert_a_system_service_that_was_given_up_is_started(&mut vm, unit, subsystem, reason);
+        }
         assert_a_granted_reboot_mends_a_read_only_root(&mut vm);
     }
 }
@@ -162,11 +174,13 @@ fn assert_a_kubelet_that_was_given_up_is_started(vm: &mut Vm) {
     assert_repaired(vm, start, "kubelet", "KubeletDown", Some("kubelet"));
 }
 
-fn assert_a_system_service_that_was_given_up_is_started(vm: &mut Vm) {
+fn assert_a_system_service_that_was_given_up_is_started(vm: &mut Vm, unit: &str, subsystem: &str, reason: &str) {
     let start = now(vm);
-    let kill = "until systemctl is-failed --quiet systemd-networkd; do systemctl kill --signal=KILL systemd-networkd 2>/dev/null; sleep 0.2; done";
-    assert_eq!(vm.run(kill, BOOT).unwrap().status, 0);
-    assert_repaired(vm, start, "network", "NetworkdDown", Some("systemd-networkd"));
+    let kill = format!(
+        "until systemctl is-failed --quiet {unit}; do systemctl kill --signal=KILL {unit} 2>/dev/null; sleep 0.2; done"
+    );
+    assert_eq!(vm.run(&kill, BOOT).unwrap().status, 0);
+    assert_repaired(vm, start, subsystem, reason, Some(unit));
 }
 
 /// networkd runs and knows of nothing.
