@@ -97,7 +97,7 @@ pub(crate) enum Command {
         /// Address of the endpoint for this machine: /v1/health, /livez, /readyz, /metrics
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:20266")]
         listen: std::net::SocketAddr,
-        /// Do not write conditions of our own (KernelReady and its like) to the Node
+        /// Do not write conditions to the Node, neither our own (KernelReady and its like) nor those that nap-agent.toml lets us share
         #[arg(long)]
         no_conditions: bool,
         /// Do not write Kubernetes Events about the node's health
@@ -123,8 +123,8 @@ pub(crate) enum Command {
         #[arg(long)]
         list: bool,
     },
-    /// Take the agent's own conditions (KernelReady and its like) off the Node; a removal of the package does it. A guard that runs
-    /// writes them again
+    /// Take the agent's conditions (KernelReady and its like, and those that it shares with others) off the Node; a removal of the package does it. A
+    /// guard that runs writes them again
     RemoveConditions,
     /// Wait until the boot has ended, print its report, exit with its code (aks-node-controller's provision-wait)
     Wait {
@@ -192,11 +192,11 @@ pub(crate) struct TlsArguments {
     /// PEM file with the authority that signs clients' certificates
     #[arg(long, value_name = "FILE", requires = "tls_listen")]
     tls_client_ca: Option<PathBuf>,
-    /// Let clients without a certificate show a bearer token: the API server is asked whose it is (TokenReview) and whether he may `get` /v1/health
-    /// and /metrics or `post` /v1/intents (SubjectAccessReview; a ClusterRole's nonResourceURLs)
+    /// Let clients without a certificate show a bearer token of the audience node-health: the API server is asked whose it is (TokenReview) and whether
+    /// he may `get` /v1/health and /metrics or `post` /v1/intents (SubjectAccessReview; a ClusterRole's nonResourceURLs)
     #[arg(long, requires = "tls_listen")]
     tls_token_review: bool,
-    /// Common name of a client certificate that may send intents (/v1/intents: hold, drain, reboot, ...); may be given again. None: nobody may
+    /// Common name of a client certificate that may send intents (/v1/intents: hold, drain, reboot, ...); may be given again. None: no certificate may
     #[arg(long, value_name = "NAME", requires = "tls_listen")]
     tls_operator: Vec<String>,
 }

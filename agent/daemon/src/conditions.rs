@@ -56,17 +56,18 @@ pub(crate) async fn remove(context: &Context, out: &mut impl Write) -> anyhow::R
     };
     let found = context.look_for().await?;
     let node = node_name(config_of(&found)?, &facts)?;
-    if persist::may_have_shared(&context.root)? {
-        shared_conditions::take_away(&context.root, node.as_str()).await?;
-    }
-    match conditions::remove(&context.root, node.as_str(), &condition_types()).await {
+    let gone = |error: &ConditionError| {
+        matches!(error, ConditionError::Node(NodeError::NoKubeconfig | NodeError::NotFound(_)))
+    };
+    // One does not hold the other up.
+    let own = conditions::remove(&context.root, node.as_str(), &condition_types()).await;
+    let shared = shared_conditions::take_away(&context.root, node.as_str()).await;
+    match own.and_then(|own| Ok([own, shared?].concat())) {
         Ok(removed) if removed.is_empty() => writeln!(out, "{node}: no condition of the agent was there")?,
         Ok(removed) => writeln!(out, "{node}: removed {}", removed.join(", "))?,
-        Err(ConditionError::Node(error @ (NodeError::NoKubeconfig | NodeError::NotFound(_)))) => {
-            writeln!(out, "{error}: there is nothing to take conditions from")?;
-        }
+        Err(error) if gone(&error) => writeln!(out, "{error}: there is nothing to take conditions from")?,
         Err(error) => {
-            return Err(anyhow::Error::new(error).context(format!("the conditions of {node} stay as they are")));
+            return Err(anyhow::Error::new(error).context(format!("conditions of {node} stay as they are")));
         }
     }
     Ok(0)

@@ -29,6 +29,7 @@ use nap_host::pull::{Pulls, pull_all};
 use nap_host::wait::last_waited_for;
 use nap_host::{alone, bundle, chain, memory, notify, persist, snapshotter};
 use nap_model::plan::SNAPSHOTTER_SOCKET;
+use nap_model::repair::SharedConditions;
 use nap_model::report::{Failure, Reason};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -85,15 +86,18 @@ async fn run(cli: Cli, tail: &Tail) -> anyhow::Result<u8> {
             if let Err(errno) = memory::lock() {
                 warn!(error = %errno, "cannot be kept in memory; a disk that hangs may hold the guard up");
             }
-            let policy = repairs::policy(&context.root, observe_only);
+            let mut policy = repairs::policy(&context.root, observe_only);
+            if no_conditions {
+                policy.shared_conditions = SharedConditions::default();
+            }
             let events = if no_events { None } else { Some(node_events::start(&context.root)?) };
             let (health, asked) = http::Health::new(interval);
             http::serve(&context.root, listen, tls.files(), health.clone())?;
             health::start(&context, health.clone(), asked, events, policy.clone())?;
             if !no_conditions {
                 conditions::start(&context.root, &health)?;
-                shared_conditions::start(&context.root, &health, policy.shared_conditions)?;
             }
+            shared_conditions::start(&context.root, &health, policy.shared_conditions)?;
             let guard = guard::Guard::new(&context, tail, &health, policy.observe_only);
             guard_until_told(guard, interval).await
         }

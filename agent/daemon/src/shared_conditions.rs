@@ -4,16 +4,16 @@
 //! read before each write. A file says that one of them may be on the Node by us, so it is taken away also when the setting has gone since.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nap_host::conditions::{self, ConditionError, Shared};
-use nap_host::root::Root;
+use nap_host::root::{FileError, Root};
 use nap_host::{chain, persist, random};
 use nap_model::repair::SharedConditions;
 use nap_model::verdict::Condition;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -23,29 +23,46 @@ use crate::http::{Health, Published};
 /// Longest wait before the first look at the Node when there is nothing to say.
 const FIRST: Duration = Duration::from_secs(60);
 
-/// How soon it is looked again whether another writer has left, give or take a fifth. Azure's Cluster Health Monitor takes its own away after
-/// half an hour.
-const LEFT: Duration = Duration::from_secs(600);
+/// How soon the Node is looked at again while there is bad news, give or take a fifth. Azure's Cluster Health Monitor takes what is half an hour
+/// old away, whoever wrote it.
+const AGAIN: Duration = Duration::from_secs(600);
+
+/// How often a Node is read that is written to by others meanwhile.
+const TRIES: usize = 5;
 
 /// Longest wait for the disk.
 const NOTE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Keeps them until the process ends, where the owner allows any or one may be left from when he did.
 pub(crate) fn start(root: &Arc<Root>, health: &Health, allowed: SharedConditions) -> anyhow::Result<()> {
-    if allowed == SharedConditions::default() && !persist::may_have_shared(root)? {
-        return Ok(());
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut keeper = Keeper::new(Arc::clone(root), health.subscribe());
+    let (root, published) = (Arc::clone(root), health.subscribe());
     let thread = std::thread::Builder::new().name("shared-cond".to_owned());
-    thread.spawn(move || match runtime.block_on(keeper.keep()) {})?;
+    thread.spawn(move || {
+        // A disk that does not say may have the note.
+        let may_be_left = || persist::may_have_shared(&root).unwrap_or(true);
+        if allowed != SharedConditions::default() || may_be_left() {
+            match runtime.block_on(Keeper::new(OnNode::of(root), published).keep()) {}
+        }
+    })?;
     Ok(())
 }
 
-/// Takes ours off the Node: for a machine that the agent leaves.
-pub(crate) async fn take_away(root: &Root, node: &str) -> anyhow::Result<()> {
-    conditions::share(root, node, &[]).await?;
-    Ok(persist::note_shared(root, false)?)
+/// Takes ours off the Node: for a machine that the agent leaves. Returns which were there.
+pub(crate) async fn take_away(root: &Root, node: &str) -> Result<Vec<&'static str>, ConditionError> {
+    let mut tries = 0;
+    let shared = loop {
+        tries += 1;
+        match conditions::share(root, node, &[]).await {
+            // kubelet writes the Node, too.
+            Err(ConditionError::Recreated(_)) if tries < TRIES => {}
+            shared => break shared?,
+        }
+    };
+    if let Err(error) = persist::note_shared(root, false) {
+        warn!(error = chain(&error), "cannot forget what was on the Node; a guard that starts will look once more");
+    }
+    Ok(shared.changed)
 }
 
 /// Who has the Node.
@@ -55,42 +72,61 @@ trait Server {
 }
 
 /// By kubelet's credential below a root.
-impl Server for Arc<Root> {
-    async fn share(&self, node: &str, wanted: &[Condition]) -> Result<Shared, ConditionError> {
-        if !wanted.is_empty() {
-            note(self, true).await;
+struct OnNode {
+    root: Arc<Root>,
+    /// The last note, which may not be on disk yet.
+    note: Mutex<Option<JoinHandle<Result<(), FileError>>>>,
+}
+
+impl OnNode {
+    fn of(root: Arc<Root>) -> Self {
+        Self { root, note: Mutex::default() }
+    }
+
+    /// A disk that takes no note is often just what there is to say, and does not hold it up. While one is under way there is no other, so none
+    /// comes after a later one.
+    async fn note(&self, may_be: bool) {
+        let root = Arc::clone(&self.root);
+        let under_way = self.note.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut note = match under_way {
+            Some(note) if !note.is_finished() => note,
+            _ => spawn_blocking(move || persist::note_shared(&root, may_be)),
+        };
+        match timeout(NOTE_LIMIT, &mut note).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => warn!(error = chain(&error), "cannot note what is on the Node"),
+            Ok(Err(_)) => warn!("the note of what is on the Node was lost"),
+            Err(_) => {
+                warn!("the disk does not take a note of what is on the Node");
+                *self.note.lock().unwrap_or_else(PoisonError::into_inner) = Some(note);
+            }
         }
-        let shared = conditions::share(self, node, wanted).await?;
-        if wanted.is_empty() {
-            note(self, false).await;
-        }
-        Ok(shared)
     }
 }
 
-/// A disk that takes no note is often just what there is to say, and does not hold it up.
-async fn note(root: &Arc<Root>, may_be: bool) {
-    let root = Arc::clone(root);
-    let noted = spawn_blocking(move || persist::note_shared(&root, may_be));
-    match timeout(NOTE_LIMIT, noted).await {
-        Ok(Ok(Ok(()))) => {}
-        Ok(Ok(Err(error))) => warn!(error = chain(&error), "cannot note what is on the Node"),
-        Ok(Err(_)) | Err(_) => warn!("the disk does not take a note of what is on the Node"),
+impl Server for OnNode {
+    async fn share(&self, node: &str, wanted: &[Condition]) -> Result<Shared, ConditionError> {
+        if !wanted.is_empty() {
+            self.note(true).await;
+        }
+        let shared = conditions::share(&self.root, node, wanted).await?;
+        if wanted.is_empty() {
+            self.note(false).await;
+        }
+        Ok(shared)
     }
 }
 
 struct Keeper<S> {
     server: S,
     published: watch::Receiver<Arc<Published>>,
-    /// What we know to be so on the Node.
-    on_node: Option<Vec<Condition>>,
     left: Vec<&'static str>,
     backoff: Backoff,
 }
 
 impl<S: Server> Keeper<S> {
     fn new(server: S, published: watch::Receiver<Arc<Published>>) -> Self {
-        Self { server, published, on_node: None, left: Vec::new(), backoff: Backoff::default() }
+        Self { server, published, left: Vec::new(), backoff: Backoff::default() }
     }
 
     async fn keep(&mut self) -> Infallible {
@@ -104,30 +140,29 @@ impl<S: Server> Keeper<S> {
         if is_calm {
             let _ = timeout(random::up_to(FIRST), self.published.wait_for(|now| !is_empty(now))).await; // bad news comes first
         }
+        let mut said: Vec<Condition> = Vec::new();
         loop {
             let news = self.published.borrow_and_update().clone();
-            let wanted = news.shared_conditions().filter(|wanted| self.on_node.as_deref() != Some(*wanted));
-            let again = match wanted {
-                None => None,
-                Some(wanted) => match self.server.share(news.node_name(), wanted).await {
+            if let Some(wanted) = news.shared_conditions() {
+                match self.server.share(news.node_name(), wanted).await {
                     Ok(shared) => self.take(wanted, shared),
                     // A server in trouble is not asked again before its time, whatever there is to say.
                     Err(error) => {
                         sleep(self.backoff.after(&error)).await;
                         continue;
                     }
-                },
-            };
-            match again {
-                // Whichever comes first; either can be taken up again.
-                Some(pause) => drop(timeout(pause, self.published.changed()).await),
-                None => drop(self.published.changed().await),
+                }
+                said = wanted.to_vec();
             }
+            // Bad news may be taken off by others, or others may leave: the Node is looked at again now and then. Good news is that there is none.
+            let again = if said.is_empty() { Duration::MAX } else { random::about(AGAIN, 0.2) };
+            let is_new = |now: &Arc<Published>| now.shared_conditions().is_some_and(|wanted| wanted != said);
+            let _ = timeout(again, self.published.wait_for(is_new)).await; // whichever comes first; either can be taken up again
         }
     }
 
-    /// What is so now, and after which time to look again.
-    fn take(&mut self, wanted: &[Condition], Shared { changed, left }: Shared) -> Option<Duration> {
+    /// Tells what is so now.
+    fn take(&mut self, wanted: &[Condition], Shared { changed, left }: Shared) {
         self.backoff = Backoff::default();
         for kind in changed {
             let now = wanted.iter().find(|condition| condition.kind == kind);
@@ -137,8 +172,6 @@ impl<S: Server> Keeper<S> {
             warn!(kind, "another writer has this condition; it is left to him");
         }
         self.left = left;
-        self.on_node = self.left.is_empty().then(|| wanted.to_vec());
-        (!self.left.is_empty()).then(|| random::about(LEFT, 0.2))
     }
 }
 
@@ -205,27 +238,27 @@ mod tests {
         until(200).await;
         assert_eq!(asked(100, 200).len(), 1, "what an earlier run left is looked for once");
         published.send_replace(news(true));
-        until(300).await;
-        assert_eq!(asked(200, 300), [(200, 1)], "at once, and once");
+        until(3000).await;
+        let of = asked(200, 3000);
+        assert_eq!(of[0], (200, 1), "at once");
+        assert!((4..=7).contains(&of.len()), "and now and then, as others may take it away: {of:?}");
         published.send_replace(news(false));
-        until(400).await;
-        assert_eq!(asked(300, 400), [(300, 0)]);
+        until(6000).await;
+        assert_eq!(asked(3000, 6000), [(3000, 0)], "and then no more");
 
         *node.answer.lock().unwrap() = Ok(Shared { changed: Vec::new(), left: vec![NODE_HEALTHY] });
         published.send_replace(news(true));
-        until(4000).await;
-        assert!((5..=9).contains(&asked(400, 4000).len()), "{:?}", asked(400, 4000));
-        *node.answer.lock().unwrap() = Ok(Shared::default());
-        until(4800).await;
-        let settled = asked(4000, 4800).len();
-        until(9000).await;
-        assert_eq!((settled, asked(4800, 9000)), (1, Vec::new()), "it is ours now");
+        for _ in 0..30 {
+            sleep(Duration::from_secs(100)).await;
+            published.send_replace(news(true));
+        }
+        assert!((4..=7).contains(&asked(6000, 9000).len()), "what else is new is no reason: {:?}", asked(6000, 9000));
 
         *node.answer.lock().unwrap() = Err(());
         published.send_replace(news(false));
         until(9600).await;
         published.send_replace(news(true));
         until(10_200).await;
-        assert!((2..=40).contains(&asked(9000, 10_200).len()), "{:?}", asked(9000, 10_200));
+        assert!((2..=40).contains(&asked(9001, 10_200).len()), "{:?}", asked(9001, 10_200));
     }
 }

@@ -42,8 +42,8 @@ pub enum ConditionError {
     /// There is no credential, or no Node.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// The Node is another one than we knew: it must be read again.
-    #[error("the Node {0} was made anew")]
+    /// The Node is another one than we knew, or was written to meanwhile: it must be read again.
+    #[error("the Node {0} was made anew, or changed meanwhile")]
     Recreated(String),
     /// Not allowed: a credential that was renewed may be.
     #[error("the API server forbids it: {0}")]
@@ -109,12 +109,12 @@ fn changes(found: &Node, wanted: &[Condition], now: jiff::Timestamp) -> (Vec<Val
     for kind in SHARED {
         let present = conditions.iter().find(|condition| condition.type_ == kind);
         let wanted = wanted.iter().find(|condition| condition.kind == kind);
-        let writers = writers(found, kind);
-        let is_ours = present.is_none() || (!writers.is_empty() && writers.iter().all(|name| *name == FIELD_MANAGER));
+        let are_ours = |writers: &[&str]| !writers.is_empty() && writers.iter().all(|name| *name == FIELD_MANAGER);
         match (present, wanted) {
             (None, None) => {}
-            (Some(_), None) if !is_ours => {}
-            (_, Some(_)) if !is_ours => shared.left.push(kind),
+            // Whose status it is, his word it is, whoever else has touched the rest.
+            (Some(_), None) if !are_ours(&writers(found, kind, "/f:status")) => {}
+            (Some(_), Some(_)) if !are_ours(&writers(found, kind, "")) => shared.left.push(kind),
             (Some(_), None) => {
                 list.push(json!({"type": kind, "$patch": "delete"}));
                 shared.changed.push(kind);
@@ -126,7 +126,10 @@ fn changes(found: &Node, wanted: &[Condition], now: jiff::Timestamp) -> (Vec<Val
                         && (reason, message) == (Some(wanted.reason.as_str()), Some(wanted.message.as_str()))
                 });
                 if !is_so {
-                    list.push(entry(wanted, now));
+                    // Its time moves with its status, and never else.
+                    let same = present.filter(|present| present.status == wanted.status.to_string());
+                    let since = same.and_then(|same| Some(same.last_transition_time.as_ref()?.0)).unwrap_or(now);
+                    list.push(entry(&Condition { last_transition_time: since, ..wanted.clone() }, now));
                     shared.changed.push(kind);
                 }
             }
@@ -135,12 +138,13 @@ fn changes(found: &Node, wanted: &[Condition], now: jiff::Timestamp) -> (Vec<Val
     (list, shared)
 }
 
-/// Who has anything of a condition, by the Node's managed fields. Source: FieldsV1 of k8s.io/apimachinery's meta/v1.
-fn writers<'a>(node: &'a Node, kind: &str) -> Vec<&'a str> {
+/// Who has a condition, or what is below this pointer of it, by the Node's managed fields. Source: FieldsV1 of k8s.io/apimachinery's meta/v1.
+fn writers<'a>(node: &'a Node, kind: &str, part: &str) -> Vec<&'a str> {
     let key = format!("k:{}", json!({"type": kind}));
     let entries = node.metadata.managed_fields.iter().flatten();
     let has_it = entries.filter(|entry| {
-        entry.fields_v1.as_ref().is_some_and(|fields| fields.0["f:status"]["f:conditions"].get(&key).is_some())
+        let fields = entry.fields_v1.as_ref().and_then(|fields| fields.0["f:status"]["f:conditions"].get(&key));
+        fields.is_some_and(|fields| fields.pointer(part).is_some())
     });
     has_it.map(|entry| entry.manager.as_deref().unwrap_or_default()).collect()
 }
@@ -252,6 +256,12 @@ mod tests {
         assert_eq!(of(&ours, &bad), nothing, "it is so already");
         assert_eq!(of(&ours, &good), deleted);
         assert_eq!(of(&node("False", "KubeletDown", &["nap-agent"]), &bad), written, "another reason");
+        let mut touched = node("False", "DiskStalled", &["nap-agent"]);
+        let message = json!({"f:status": {"f:conditions": {r#"k:{"type":"kubernetes.azure.com/NodeHealthy"}"#: {"f:message": {}}}}});
+        let edit =
+            json!({"manager": "kubectl-edit", "operation": "Update", "subresource": "status", "fieldsV1": message});
+        touched.metadata.managed_fields.as_mut().unwrap().push(serde_json::from_value(edit).unwrap());
+        assert_eq!(of(&touched, &good), deleted, "the word is ours");
         for others in [&["chm"][..], &["nap-agent", "chm"], &[]] {
             let theirs = node("True", "CheckPassed", others);
             assert_eq!(of(&theirs, &bad), left, "{others:?}");

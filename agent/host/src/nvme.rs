@@ -43,8 +43,9 @@ const WHOLE_CONTROLLER: u32 = u32::MAX;
 /// Where that page has the number of errors of its media, in sixteen bytes of which nobody will see more than eight.
 const MEDIA_ERRORS: usize = 160;
 
-/// A controller that does not answer must not hold up a boot.
-const TIMEOUT_MS: u32 = 1000;
+/// The kernel's own, a minute: a command that takes longer than was asked for makes it reset the whole controller, with all its disks. Source:
+/// nvme_timeout and `admin_timeout` in the kernel's drivers/nvme/host.
+const USUAL_TIMEOUT: u32 = 0;
 
 mod ioctl {
     nix::ioctl_readwrite!(admin_command, b'N', 0x41, super::Command);
@@ -81,7 +82,7 @@ fn read(device: &File, command: Command, bytes: usize) -> Result<Vec<u8>, Errno>
     let mut command = Command {
         address: data.as_mut_ptr() as u64,
         data_bytes: u32::try_from(bytes).expect("a page or less"),
-        timeout_ms: TIMEOUT_MS,
+        timeout_ms: USUAL_TIMEOUT,
         ..command
     };
     // SAFETY: the structure is the kernel's, and outlives the call; the address is that of `data`, which has as many bytes as the

@@ -12,6 +12,9 @@ use tokio::time::timeout;
 use crate::api;
 use crate::root::Root;
 
+/// Whom a token must be for: one that is for the API server would be a key to it in the hands of every node that is asked.
+pub const AUDIENCE: &str = "node-health";
+
 /// For both questions together.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -43,11 +46,14 @@ pub async fn review(root: &Root, token: &SecretString, verb: &str, path: &str) -
 }
 
 async fn whose(client: &Client, token: &SecretString) -> Result<Option<UserInfo>, String> {
-    let spec = TokenReviewSpec { token: token.reveal().to_owned(), ..TokenReviewSpec::default() };
+    let audiences = Some(vec![AUDIENCE.to_owned()]);
+    let spec = TokenReviewSpec { token: token.reveal().to_owned(), audiences };
     let review = TokenReview { spec, ..TokenReview::default() };
     let answer = Api::<TokenReview>::all(client.clone()).create(&PostParams::default(), &review).await;
     let status = answer.map_err(|error| refusal(&error))?.status.unwrap_or_default();
-    Ok(status.user.filter(|_| status.authenticated == Some(true)))
+    // An authenticator that knows no audiences says none.
+    let is_for_us = status.audiences.is_some_and(|audiences| audiences.iter().any(|audience| audience == AUDIENCE));
+    Ok(status.user.filter(|_| status.authenticated == Some(true) && is_for_us))
 }
 
 async fn may(client: &Client, user: UserInfo, verb: &str, path: &str) -> Result<Review, String> {

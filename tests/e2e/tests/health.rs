@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use nap_e2e::node::{NAME, Node, TOKEN, api_options, free_port, text};
+use nap_e2e::node::{NAME, Node, api_options, free_port, text};
+use nap_host::reviews::AUDIENCE;
 use pretend_azure::ScheduledEvent;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -394,7 +395,11 @@ async fn who_has_a_token_instead_is_known_by_the_api_server() {
     watched.guard.kill().await.unwrap();
     watched.restart_guard_with(&["--tls-token-review"]);
     watched.until("a document", |_| true).await;
-    let good = format!("authorization: Bearer {}\r\n", watched.node.api.admin_token());
+    let api = &watched.node.api;
+    api.add_service_token("good", AUDIENCE, "provisioner", &["system:masters"]);
+    api.add_service_token("weak", AUDIENCE, "reader", &["system:serviceaccounts"]);
+    api.add_service_token("foreign", "vault", "provisioner", &["system:masters"]);
+    let good = "authorization: Bearer good\r\n";
     let ask = async |client: Option<&(String, String)>, line: &str, headers: &str| {
         let start = Instant::now();
         let mut stream = loop {
@@ -407,22 +412,26 @@ async fn who_has_a_token_instead_is_known_by_the_api_server() {
         exchange(&mut stream, line, headers).await.unwrap()
     };
     let get = async |headers: &str| ask(None, "GET /v1/health?view=verdict HTTP/1.1", headers).await;
-    assert_eq!(get(&good).await.status, 200);
+    assert_eq!(get(good).await.status, 200);
     let nobody = get("").await;
     assert_eq!((nobody.status, nobody.header("www-authenticate")), (401, "bearer"));
-    assert_eq!(get("authorization: Bearer abc\r\n").await.status, 401);
-    let forbidden = get(&format!("authorization: Bearer {TOKEN}\r\n")).await;
-    assert_eq!((forbidden.status, forbidden.body.as_str()), (403, "system:bootstrap:abcdef may not get /v1/health\n"));
+    // A token that is good for the API server itself, or for somebody else, is none for every node to see.
+    for token in ["abc", "foreign", api.admin_token()] {
+        assert_eq!(get(&format!("authorization: Bearer {token}\r\n")).await.status, 401, "{token}");
+    }
+    let forbidden = get("authorization: Bearer weak\r\n").await;
+    let why = "system:serviceaccount:default:reader may not get /v1/health\n";
+    assert_eq!((forbidden.status, forbidden.body.as_str()), (403, why));
     let intent = async |headers: &str| {
         let headers = format!("{headers}content-length: 2\r\n\r\n{{}}");
         ask(None, "POST /v1/intents HTTP/1.1", &headers).await.status
     };
-    assert_eq!(intent(&format!("authorization: Bearer {TOKEN}\r\n")).await, 403);
-    assert_eq!(intent(&good).await, 400, "he may, and says nothing that makes sense");
+    assert_eq!(intent("authorization: Bearer weak\r\n").await, 403);
+    assert_eq!(intent(good).await, 400, "he may, and says nothing that makes sense");
 
     // Whom the API server has vouched for a moment ago is known without it, and so is who has a certificate.
-    watched.node.api.refuse_connections(Duration::from_secs(30)).await;
-    assert_eq!(get(&good).await.status, 200);
+    api.refuse_connections(Duration::from_secs(30)).await;
+    assert_eq!(get(good).await.status, 200);
     assert_eq!(get("authorization: Bearer new\r\n").await.status, 503);
     let certified = watched.authority.sign(ExtendedKeyUsagePurpose::ClientAuth);
     assert_eq!(ask(Some(&certified), "GET /v1/health HTTP/1.1", "").await.status, 200);
@@ -513,7 +522,6 @@ async fn a_shared_condition_is_written_where_it_may_be_and_nobody_else_has_it() 
     node.imds.schedule(preempt.clone());
     let told = until_condition(node, "PreemptionScheduled", "True", "SpotEvictionIncoming").await;
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    println!("PreemptionScheduled {:?} after the event", start.elapsed());
     let wanted = "Preempt Scheduled: Mon, 19 Sep 2050 18:29:47 GMT. Azure takes this spot VM away. EventId: ";
     assert_eq!(told["message"], format!("{wanted}{}", preempt.event_id));
     assert!(node.path("/var/lib/nap-agent/shared-conditions").exists());

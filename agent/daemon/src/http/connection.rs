@@ -24,6 +24,9 @@ use super::tokens::Tokens;
 /// Most connections at once, for each endpoint; more wait.
 const MAX_CONNECTIONS: usize = 32;
 
+/// Most of those without a certificate, so that there is always room for one with.
+const MAX_STRANGERS: usize = 16;
+
 /// Most of those that wait for a change of the document; more are told to come again.
 const MAX_WAITERS: usize = 8;
 
@@ -52,6 +55,7 @@ pub(super) async fn serve(address: SocketAddr, tls: Option<Tls>, tokens: Option<
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let waiters = Arc::new(Semaphore::new(MAX_WAITERS));
     let rates = Arc::new(Rates::default());
+    let strangers = Arc::new(Strangers::default());
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = match listener.accept().await {
@@ -64,15 +68,22 @@ pub(super) async fn serve(address: SocketAddr, tls: Option<Tls>, tokens: Option<
             }
         };
         let (tls, tokens, health) = (tls.clone(), tokens.clone(), health.clone());
-        let (waiters, rates) = (Arc::clone(&waiters), Arc::clone(&rates));
+        let (waiters, rates, strangers) = (Arc::clone(&waiters), Arc::clone(&rates), Arc::clone(&strangers));
         tokio::spawn(async move {
             let life = async {
                 match tls {
-                    None => exchange(stream, None, tokens, health, waiters, rates).await,
+                    None => exchange(stream, None, None, health, waiters, rates).await,
                     Some(tls) => match timeout(SLOW_CLIENT, tls.accept(stream)).await {
-                        Ok(Ok((client, stream))) => {
-                            exchange(stream, Some(client), tokens, health, waiters, rates).await
+                        Ok(Ok((client, stream))) if client.certificate.is_some() => {
+                            exchange(stream, Some(client), None, health, waiters, rates).await;
                         }
+                        Ok(Ok((client, stream))) => match strangers.places.try_acquire() {
+                            Ok(_place) => {
+                                let rates = Arc::clone(&strangers.rates);
+                                exchange(stream, Some(client), tokens, health, waiters, rates).await;
+                            }
+                            Err(_) => debug!("too many without a certificate already"),
+                        },
                         Ok(Err(error)) => debug!(error = %error, "no handshake"),
                         Err(_) => debug!("a handshake took too long"),
                     },
@@ -101,7 +112,7 @@ async fn bind(address: SocketAddr, is_tls: bool) -> TcpListener {
     }
 }
 
-/// Answers one connection's requests; a client is one from another machine.
+/// Answers one connection's requests; a client is one from another machine, and who has no certificate is known by `tokens`.
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     client: Option<Client>,
@@ -111,14 +122,17 @@ async fn exchange(
     rates: Arc<Rates>,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
-        let is_allowed = client.as_ref().is_none_or(|client| rates.take(&client.key));
+        let is_allowed = client.as_ref().is_none_or(|client| match &client.certificate {
+            Some(certificate) => rates.take(certificate),
+            None => rates.take(&client.address.to_string()),
+        });
         let operator = client.as_ref().and_then(|client| client.operator.clone());
         let mut caller = Caller { is_remote: client.is_some(), operator, is_allowed };
-        let tokens = tokens.clone().filter(|_| client.as_ref().is_some_and(|client| !client.has_certificate));
+        let tokens = tokens.clone().zip(client.as_ref().map(|client| client.address));
         let (health, waiters) = (health.clone(), Arc::clone(&waiters));
         async move {
-            if let Some(tokens) = tokens.filter(|_| is_allowed) {
-                match tokens.client(request.method(), request.uri().path(), request.headers()).await {
+            if let Some((tokens, address)) = tokens.filter(|_| is_allowed) {
+                match tokens.client(address, request.method(), request.uri().path(), request.headers()).await {
                     Ok(name) => caller.operator = Some(name),
                     Err(refused) => return Ok(refused),
                 }
@@ -130,6 +144,18 @@ async fn exchange(
     connection.timer(TokioTimer::new()).header_read_timeout(SLOW_CLIENT).max_buf_size(MAX_HEAD).max_headers(32);
     if let Err(error) = connection.serve_connection(TokioIo::new(stream), service).await {
         debug!(error = %error, "connection ended");
+    }
+}
+
+/// Those without a certificate: what they use up is not taken from those with one.
+struct Strangers {
+    places: Semaphore,
+    rates: Arc<Rates>,
+}
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self { places: Semaphore::new(MAX_STRANGERS), rates: Arc::default() }
     }
 }
 

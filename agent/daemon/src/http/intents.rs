@@ -1,4 +1,5 @@
-//! `POST /v1/intents`: what a provisioner asks of the node. Only behind TLS, and only of clients whose certificate bears an operator's name.
+//! `POST /v1/intents`: what a provisioner asks of the node. Only behind TLS, and only of clients whose certificate bears an operator's name or
+//! who may by their token.
 
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ pub(super) fn channel() -> (mpsc::Sender<Asked>, mpsc::Receiver<Asked>) {
     mpsc::channel(QUEUE)
 }
 
-/// `name` is that of the client's certificate, when an operator's.
+/// `name` is that of the client, when he may.
 pub(super) async fn take(request: Request<Incoming>, name: Option<&str>, watch: &mpsc::Sender<Asked>) -> Answer {
     if *request.method() != Method::POST {
         let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only POST\n");

@@ -176,7 +176,7 @@ pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     answer
 }
 
-fn too_many(why: &'static str) -> Answer {
+pub(super) fn too_many(why: &'static str) -> Answer {
     let mut answer = text(StatusCode::TOO_MANY_REQUESTS, why);
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     answer

@@ -1,6 +1,6 @@
 //! TLS 1.3 with certificates of clients: who has none of the configured authority gets no handshake, unless he may show a token instead.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,10 +39,9 @@ pub(super) struct Tls {
 /// Who speaks.
 #[derive(Debug)]
 pub(super) struct Client {
-    /// What tells one from another: the certificate, by which nobody else can speak, or else his address.
-    pub(super) key: String,
-    /// He has shown a certificate; a token is for each request.
-    pub(super) has_certificate: bool,
+    /// What tells one from another: the whole certificate, by which nobody else can speak; nothing where he shows tokens instead.
+    pub(super) certificate: Option<String>,
+    pub(super) address: IpAddr,
     /// His name, when he may send intents.
     pub(super) operator: Option<String>,
 }
@@ -96,11 +95,11 @@ impl Tls {
         let stream = self.acceptor.accept(stream).await?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let client = certificate.map(|certificate| Client {
-            key: format!("{:x?}", &certificate[certificate.len().saturating_sub(32)..]),
-            has_certificate: true,
+            certificate: Some(format!("{:x?}", &certificate[certificate.len().saturating_sub(32)..])),
+            address,
             operator: common_name(certificate).filter(|name| self.operators.contains(name)),
         });
-        let unknown = || Client { key: address.to_string(), has_certificate: false, operator: None };
+        let unknown = || Client { certificate: None, address, operator: None };
         let client = client.or_else(|| self.has_token_review.then(unknown));
         let client = client.ok_or_else(|| std::io::Error::other("no certificate"))?;
         Ok((client, stream))

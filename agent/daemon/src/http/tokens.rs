@@ -1,8 +1,11 @@
 //! Clients without a certificate but with a bearer token: the API server says whose it is and whether he may, and that is remembered for a while.
 //!
-//! On a thread of its own, because kubelet's credential is read from a disk that may hang. One question at a time and five a second, so that
-//! who has no good token costs the API server little; meanwhile those with a certificate, or with a token that is remembered, are answered.
+//! On a thread of its own, because kubelet's credential is read from a disk that may hang. One question at a time, five a second, and one for each
+//! address, so that who has no good token costs the API server little and keeps nobody out; meanwhile those with a certificate, or with a token
+//! that is remembered, are answered.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use super::route::{Answer, text};
+use super::route::{Answer, text, too_many};
 
 /// For so long a good word holds: who loses his right keeps it no longer.
 const ALLOWED: Duration = Duration::from_secs(60);
@@ -26,8 +29,11 @@ const REFUSED: Duration = Duration::from_secs(10);
 /// Most tokens that are remembered.
 const MAX_KNOWN: usize = 64;
 
+/// What is behind the door: of nothing else is it asked whether anybody may.
+const PATHS: [&str; 3] = ["/v1/health", "/v1/intents", "/metrics"];
+
 /// Questions that wait, the time between two, and the longest wait for an answer.
-const QUEUE: usize = 8;
+const QUEUE: usize = 32;
 const LEAST: Duration = Duration::from_millis(200);
 const SLOW: Duration = Duration::from_secs(8);
 
@@ -51,6 +57,20 @@ struct Known {
 pub(super) struct Tokens {
     questions: mpsc::Sender<Question>,
     known: Arc<Mutex<Vec<Known>>>,
+    /// Whose question waits.
+    asking: Arc<Mutex<BTreeSet<IpAddr>>>,
+}
+
+/// One address' turn.
+struct Turn<'a> {
+    of: &'a Tokens,
+    address: IpAddr,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.of.asking.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.address);
+    }
 }
 
 impl Tokens {
@@ -61,20 +81,32 @@ impl Tokens {
         thread.spawn(move || {
             runtime.block_on(async {
                 while let Some(Question { token, verb, path, answer }) = asked.recv().await {
+                    if answer.is_closed() {
+                        continue;
+                    }
                     let review = reviews::review(&root, &token, verb, &path).await;
                     let _ = answer.send(review); // who asked has gone
                     sleep(LEAST).await;
                 }
             });
         })?;
-        Ok(Self { questions, known: Arc::default() })
+        Ok(Self { questions, known: Arc::default(), asking: Arc::default() })
     }
 
     /// The name of who may do this.
     ///
     /// # Errors
     /// What he gets instead.
-    pub(super) async fn client(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<String, Answer> {
+    pub(super) async fn client(
+        &self,
+        address: IpAddr,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<String, Answer> {
+        if !PATHS.contains(&path) {
+            return Err(text(StatusCode::NOT_FOUND, format!("there are {}\n", PATHS.join(", "))));
+        }
         let Some(token) = bearer(headers) else {
             return Err(unauthorized("a client certificate or a bearer token is wanted\n"));
         };
@@ -82,13 +114,23 @@ impl Tokens {
         let key = digest(token.reveal(), verb, path);
         let review = match self.remembered(&key) {
             Some(review) => review,
-            None => self.ask(token, verb, path, key).await?,
+            None => {
+                let Some(_turn) = self.turn(address) else {
+                    return Err(too_many("another token from this address is being looked up\n"));
+                };
+                self.ask(token, verb, path, key).await?
+            }
         };
         match review {
             Review::Allowed(name) => Ok(name),
             Review::Forbidden(name) => Err(text(StatusCode::FORBIDDEN, format!("{name} may not {verb} {path}\n"))),
             Review::Unauthorized => Err(unauthorized("the API server does not know this token\n")),
         }
+    }
+
+    fn turn(&self, address: IpAddr) -> Option<Turn<'_>> {
+        let is_free = self.asking.lock().unwrap_or_else(PoisonError::into_inner).insert(address);
+        is_free.then_some(Turn { of: self, address })
     }
 
     async fn ask(&self, token: SecretString, verb: &'static str, path: &str, key: [u8; 32]) -> Result<Review, Answer> {
@@ -143,6 +185,8 @@ fn bearer(headers: &HeaderMap) -> Option<SecretString> {
 fn unauthorized(why: &'static str) -> Answer {
     let mut answer = text(StatusCode::UNAUTHORIZED, why);
     answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    // Whoever has nothing to show keeps no place.
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     answer
 }
 
@@ -152,8 +196,10 @@ mod tests {
 
     fn tokens() -> (Tokens, mpsc::Receiver<Question>) {
         let (questions, asked) = mpsc::channel(QUEUE);
-        (Tokens { questions, known: Arc::default() }, asked)
+        (Tokens { questions, known: Arc::default(), asking: Arc::default() }, asked)
     }
+
+    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn with(authorization: &str) -> HeaderMap {
         HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_str(authorization).unwrap())])
@@ -163,7 +209,7 @@ mod tests {
     async fn an_answer_is_remembered_for_its_token_and_its_path_alone() {
         let (tokens, mut asked) = tokens();
         let get = async |token: &str, path: &str| {
-            let answer = tokens.client(&Method::GET, path, &with(&format!("bearer {token}"))).await;
+            let answer = tokens.client(ADDRESS, &Method::GET, path, &with(&format!("bearer {token}"))).await;
             answer.map_err(|answer| answer.status().as_u16())
         };
         let server = async {
@@ -189,15 +235,18 @@ mod tests {
             assert_eq!(get("good", "/metrics").await, Err(403));
             assert_eq!(get("bad", "/v1/health").await, Err(401));
             assert_eq!(get("bad", "/v1/health").await, Err(401), "and this one");
-            assert_eq!((get("away", "/").await, get("away", "/").await), (Err(503), Err(503)), "this is not");
+            assert_eq!(get("good", "/api/1").await, Err(404), "of what is not there nobody is asked");
+            let away = (get("away", "/metrics").await, get("away", "/metrics").await);
+            assert_eq!(away, (Err(503), Err(503)), "this is not");
+            assert_eq!(tokio::join!(get("0", "/metrics"), get("1", "/metrics")), (Err(401), Err(429)), "one at a time");
             for number in 0..2 * MAX_KNOWN {
                 assert_eq!(get(&number.to_string(), "/v1/health").await, Err(401));
             }
             assert_eq!(get("good", "/v1/health").await, Ok("him".to_owned()), "nobody pushes a good one out");
-            get("last", "/").await.unwrap_err();
+            get("last", "/metrics").await.unwrap_err();
         };
         let (count, ()) = tokio::join!(server, client);
-        assert_eq!(count, 3 + 2 + 2 * MAX_KNOWN + 1);
+        assert_eq!(count, 3 + 2 + 1 + 2 * MAX_KNOWN + 1);
         assert!(tokens.known.lock().unwrap().len() <= MAX_KNOWN);
     }
 
@@ -205,7 +254,7 @@ mod tests {
     async fn who_shows_nothing_costs_the_api_server_nothing() {
         let (tokens, mut asked) = tokens();
         for authorization in ["Basic YTpi", "Bearer ", "Bearer", ""] {
-            let refused = tokens.client(&Method::GET, "/v1/health", &with(authorization)).await.unwrap_err();
+            let refused = tokens.client(ADDRESS, &Method::GET, "/v1/health", &with(authorization)).await.unwrap_err();
             assert_eq!(refused.status(), 401, "{authorization}");
             assert_eq!(refused.headers()[header::WWW_AUTHENTICATE], "Bearer");
         }

@@ -39,9 +39,15 @@ impl Smart {
     }
 }
 
-/// Those that answer; many that are emulated do not.
+/// Those that answer; many that are emulated do not. Who is being reset is left alone, and so are disks over a network.
 fn look(root: &Root) -> BTreeMap<String, SmartSeen> {
+    let says = |name: &str, what: &str, word: &str| {
+        root.read_text(&format!("/sys/class/nvme/{name}/{what}")).ok().flatten().is_some_and(|text| text.trim() == word)
+    };
     let ask = |name: String| {
+        if !says(&name, "state", "live") || !says(&name, "transport", "pcie") {
+            return None;
+        }
         let controller = root.open_for_reading(&format!("/dev/{name}")).ok()??;
         Some((name, nvme::smart(&controller).ok()?))
     };

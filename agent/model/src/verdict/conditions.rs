@@ -7,6 +7,7 @@
 //! stands on the Node only while it has bad news. A good word of ours would hide a bad one of somebody else's.
 
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,9 @@ pub const NODE_HEALTHY: &str = "kubernetes.azure.com/NodeHealthy";
 
 /// True: Azure takes the VM away. AKS' own node-problem-detector writes it where it runs. Source: the same.
 pub const PREEMPTION_SCHEDULED: &str = "PreemptionScheduled";
+
+/// After so long what an earlier run found would have cleared if it were gone: good readings in a row, and a minute.
+const VERIFIED: Duration = Duration::from_secs(180);
 
 /// The fault behind [`PREEMPTION_SCHEDULED`].
 const PREEMPT: &str = "PreemptScheduled";
@@ -106,10 +110,15 @@ impl State {
         (ConditionStatus::True, "NoFaultFound".to_owned(), "nap-agent looks at it and finds no fault.".to_owned())
     }
 
-    /// The shared conditions that are to stand on the Node, of those that its owner allows; the others are not to. Nothing before anything was
-    /// verified in this boot, as with [`State::conditions`].
+    /// The shared conditions that are to stand on the Node, of those that its owner allows; the others are not to. Nothing while that is an
+    /// earlier run's word that this one has had no time to verify: what is on the Node stands.
     pub fn shared_conditions(&self) -> Option<Vec<Condition>> {
         if !self.is_booted() || self.current.state == Verdict::Unknown {
+            return None;
+        }
+        let now = self.last.map(|(now, _)| now).unwrap_or_default();
+        let is_of_a_fault = self.is_lost() && self.current.reason.as_deref() != Some(PREEMPT);
+        if now.saturating_sub(self.run.since) < VERIFIED && (is_of_a_fault || !self.run.has_events) {
             return None;
         }
         let allowed = self.policy.shared_conditions;
@@ -118,10 +127,17 @@ impl State {
         Some(healthy.into_iter().chain(preempted).collect())
     }
 
+    fn is_lost(&self) -> bool {
+        self.current.state == Verdict::NeedsReplacement
+    }
+
     fn not_healthy(&self) -> Option<Condition> {
-        let Current { state, since, reason, .. } = &self.current;
-        // A preemption has its own type, and the node is not ill.
-        let reason = reason.as_ref().filter(|reason| *state == Verdict::NeedsReplacement && *reason != PREEMPT)?;
+        let Current { since, reason, .. } = &self.current;
+        // A preemption has its own type, and the node is not ill. Where nothing may be repaired, nothing was tried before giving it up.
+        let reason = reason.as_ref().filter(|reason| self.is_lost() && *reason != PREEMPT)?;
+        if self.policy.observe_only {
+            return None;
+        }
         Some(Condition {
             kind: NODE_HEALTHY.to_owned(),
             status: ConditionStatus::False,
@@ -136,7 +152,7 @@ impl State {
         let event = self.events.iter().find(|event| event.kind == "Preempt")?;
         let time =
             event.not_before.map_or_else(|| "now".to_owned(), |at| at.strftime("%a, %d %b %Y %T GMT").to_string());
-        // Reason and message as node-problem-detector writes them there. Source: karpenter-provider-azure 1829.
+        // The reason, and how the message begins and ends, are those of AKS' node-problem-detector. Source: karpenter-provider-azure 1829.
         Some(Condition {
             kind: PREEMPTION_SCHEDULED.to_owned(),
             status: ConditionStatus::True,

@@ -124,6 +124,17 @@ pub struct State {
     writes: BTreeMap<String, repairs::Write>,
     told: Told,
     events_told: events::Told,
+    run: Run,
+}
+
+/// What this run of the agent has seen by itself; the rest is an earlier one's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Run {
+    /// After the machine's start.
+    since: Duration,
+    /// IMDS has said what it announces.
+    has_events: bool,
 }
 
 /// Where the boot stands, as last seen.
@@ -287,8 +298,10 @@ impl State {
     pub fn resume(mut self, boot_id: &str, tick: Tick) -> Self {
         let is_same_boot = self.boot_id == boot_id;
         self.ledger.resume(is_same_boot, tick.since_boot, tick.wall);
+        let run = Run { since: tick.since_boot, has_events: false };
         if is_same_boot {
             self.last = Some((tick.since_boot, tick.wall));
+            self.run = run;
             return self;
         }
         let mut rebooted_for = std::mem::take(&mut self.rebooted_for);
@@ -309,6 +322,7 @@ impl State {
             changed_at: tick.wall,
             policy: Policy { is_reboot_granted: false, ..self.policy },
             ledger: self.ledger,
+            run,
             ..Self::default()
         }
     }
@@ -356,6 +370,7 @@ impl State {
     fn take_events(&mut self, observed: &Observed) {
         if let Some(Ok(events)) = &observed.scheduled_events {
             self.events.clone_from(events);
+            self.run.has_events = true;
         }
         if let Some(watchdogs) = &observed.watchdogs {
             self.watchdog_seconds = watchdogs.iter().copied().min();

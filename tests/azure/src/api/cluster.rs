@@ -35,6 +35,14 @@ pub(crate) struct Policy {
     pub(crate) csr: CsrPolicy,
     pub(crate) tokens: Vec<BootstrapToken>,
     pub(crate) reject_node_creation: bool,
+    pub(crate) service_tokens: Vec<ServiceToken>,
+}
+
+/// A service account's token for somebody else than the API server.
+pub(crate) struct ServiceToken {
+    pub(crate) token: String,
+    pub(crate) audience: String,
+    pub(crate) user: User,
 }
 
 impl Cluster {

@@ -45,7 +45,8 @@ use crate::locked;
 use crate::request_log::{Request, RequestLog};
 use authority::{Authority, CertificateError, Validity};
 use clock::Clock;
-use cluster::{Cluster, Policy};
+use cluster::{Cluster, Policy, ServiceToken};
+use identity::User;
 use merge::strategic_merge;
 use route::Kind;
 use store::{Key, Store, random_hex};
@@ -231,6 +232,14 @@ impl ApiServer {
         locked(&self.cluster.policy).tokens = tokens;
     }
 
+    /// Makes a token that is for this audience alone, of a service account of the namespace `default` in these groups.
+    pub fn add_service_token(&self, token: &str, audience: &str, name: &str, groups: &[&str]) {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        let user = User { name: format!("system:serviceaccount:default:{name}"), groups };
+        let (token, audience) = (token.to_owned(), audience.to_owned());
+        locked(&self.cluster.policy).service_tokens.push(ServiceToken { token, audience, user });
+    }
+
     /// Whether creating a Node is refused from now on.
     pub fn set_reject_node_creation(&self, reject: bool) {
         locked(&self.cluster.policy).reject_node_creation = reject;
@@ -264,6 +273,7 @@ fn assemble(options: ApiOptions) -> Result<(Arc<Cluster>, TlsAcceptor), Certific
         csr: options.csr_policy,
         tokens: options.bootstrap_tokens,
         reject_node_creation: options.reject_node_creation,
+        service_tokens: Vec::new(),
     };
     let cluster = Cluster {
         store: Arc::new(Store::new(clock)),
