@@ -29,7 +29,7 @@ pub use error::VmError;
 pub use image::Image;
 pub use media::ProvisioningDisc;
 pub use overlay::Overlay;
-pub use qemu::{Bus, DataDisk, Forward, GUEST_ADDRESS, GUEST_MAC, VmOptions};
+pub use qemu::{Bus, DataDisk, Forward, GUEST_ADDRESS, GUEST_MAC, OS_DISK, VmOptions};
 pub use search::{Finding, Needle, found_in, needles};
 pub use shell::Output;
 pub use vm::{Stopped, Vm, VmLock};

@@ -17,13 +17,13 @@ impl Monitor {
     /// Greets QEMU on the freshly connected socket.
     pub(crate) fn greet(lines: Lines, deadline: Deadline) -> Result<Self, Unanswered> {
         let mut monitor = Self { lines, events: VecDeque::new() };
-        monitor.execute("qmp_capabilities", deadline)?;
+        monitor.execute("qmp_capabilities", &json!({}), deadline)?;
         Ok(monitor)
     }
 
-    /// Runs a command without arguments.
-    pub(crate) fn execute(&mut self, command: &str, deadline: Deadline) -> Result<(), Unanswered> {
-        self.lines.send(format!("{}\n", json!({ "execute": command })).as_bytes())?;
+    /// Runs a command.
+    pub(crate) fn execute(&mut self, command: &str, arguments: &Value, deadline: Deadline) -> Result<(), Unanswered> {
+        self.lines.send(format!("{}\n", json!({ "execute": command, "arguments": arguments })).as_bytes())?;
         loop {
             let message = self.message(deadline)?;
             if message.get("return").is_some() {

@@ -17,6 +17,9 @@ pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(168, 61, 0, 4);
 /// The card's hardware address, of Microsoft's range for Azure.
 pub const GUEST_MAC: &str = "00:0d:3a:00:00:01";
 
+/// The OS disk's NVMe controller, as QEMU knows it.
+pub const OS_DISK: &str = "os-disk";
+
 /// What a VM is started with.
 #[derive(Clone, Debug)]
 pub struct VmOptions {
@@ -142,7 +145,7 @@ fn machine(qemu: &mut Command, options: &VmOptions) {
 
 fn disks(qemu: &mut Command, files: &Files) {
     let root = format!("file={},format=raw,if=none,id=root,cache=unsafe", files.disk.display());
-    qemu.args(["-drive", &root, "-device", "nvme,drive=root,serial=OSDISK"]);
+    qemu.args(["-drive", &root, "-device", &format!("nvme,id={OS_DISK},drive=root,serial=OSDISK")]);
     if let Some(disc) = &files.disc {
         // IDE, for which `-M pc` is needed: Debian's cloud kernel has no AHCI.
         let drive = format!("file={},format=raw,media=cdrom,if=ide,readonly=on", disc.display());

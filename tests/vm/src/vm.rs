@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
@@ -145,9 +146,23 @@ impl Vm {
     pub fn reset(&mut self, within: Duration) -> Result<(), VmError> {
         let deadline = Deadline::after(within);
         self.monitor.forget_events();
-        let answer = self.monitor.execute("system_reset", deadline);
+        let answer = self.monitor.execute("system_reset", &json!({}), deadline);
         answer.map_err(|reason| self.failure(reason, "answer of the monitor", within))?;
         self.next_boot(deadline, within)
+    }
+
+    /// Changes a device while it runs: a property of QEMU's, as `-device NAME,help` lists them.
+    pub fn set_property(
+        &mut self,
+        device: &str,
+        property: &str,
+        value: &Value,
+        within: Duration,
+    ) -> Result<(), VmError> {
+        let deadline = Deadline::after(within);
+        let arguments = json!({"path": format!("/machine/peripheral/{device}"), "property": property, "value": value});
+        let answer = self.monitor.execute("qom-set", &arguments, deadline);
+        answer.map_err(|reason| self.failure(reason, "answer of the monitor", within))
     }
 
     /// Powers the guest off in good order and hands over its disk.

@@ -154,11 +154,11 @@ fn a_node_lives_through_faults_at_random() {
         note(format_args!("chaos: {names:?}: well after {} s; {worst}", began.elapsed().as_secs()));
         told(&mut vm, &format!("sleep {}", dice.below(PAUSE_SECONDS)));
     }
-    let made: Vec<_> = made.iter().map(|(name, times)| format!("{name} {}", times.len())).collect();
-    note(format_args!("chaos: {rounds} rounds in {} minutes: {}", start.elapsed().as_secs() / 60, made.join(", ")));
+    let counts: Vec<_> = made.iter().map(|(name, times)| format!("{name} {}", times.len())).collect();
+    note(format_args!("chaos: {rounds} rounds in {} minutes: {}", start.elapsed().as_secs() / 60, counts.join(", ")));
     until_nothing_is_held(&mut vm);
     assert_eq!(told(&mut vm, "ctr --namespace k8s.io task ls | grep ^pod"), pod, "the pod was not touched");
-    assert_every_action_is_explained(&mut vm);
+    assert_every_action_is_explained(&mut vm, &made);
     assert_eq!(told(&mut vm, "systemctl show nap-agent --property Result --value"), "success");
 }
 
@@ -243,7 +243,7 @@ fn until_in_sync(vm: &mut Vm) {
 }
 
 /// Every attempt has its cause, its evidence and its end, and there are no more of them than the budgets allow.
-fn assert_every_action_is_explained(vm: &mut Vm) {
+fn assert_every_action_is_explained(vm: &mut Vm, made: &Made) {
     let mut attempts: BTreeMap<u64, Value> = BTreeMap::new();
     for line in journal(vm) {
         attempts.insert(line["id"].as_u64().unwrap(), line);
@@ -252,6 +252,11 @@ fn assert_every_action_is_explained(vm: &mut Vm) {
         assert!(repair(attempt["repair"].as_str().unwrap()).is_some(), "{attempt}");
         assert!(attempt["reason"].is_string() && attempt["evidence"].is_array(), "{attempt}");
         assert!(attempt["ended"]["outcome"].is_string(), "its end is missing: {attempt}");
+    }
+    for fault in FAULTS.iter().filter(|fault| fault.name.ends_with("is given up") && made.contains_key(fault.name)) {
+        // Nobody else starts it again.
+        let repair = fault.costs.repair();
+        assert!(attempts.values().any(|attempt| attempt["repair"].as_str() == repair), "{}", fault.name);
     }
     for row in REPAIRS {
         let of_it = || attempts.values().filter(|attempt| attempt["repair"] == row.name);

@@ -2,103 +2,31 @@
 //!
 //! Several at once where they do not touch, because each needs a minute to clear. Prints the table of `docs/health.md`.
 
-use std::collections::BTreeMap;
-use std::process::Command;
-use std::time::Instant;
+mod injections;
 
-use nap_vm::{Image, Vm, VmLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nap_vm::{Image, OS_DISK, Vm, VmLock};
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::Value;
 
 use crate::azure::Azure;
 use crate::guest::{
     self, COMMAND, VERDICT, endpoint, finding, note, now, seconds, text, told, until_health, wait_for_agent,
 };
-use crate::repairs::{CNI, ROUTER, ROUTER_FILE};
-
-/// One fault: how to do it, the reason it must have, how to undo it.
-struct Injection {
-    reason: &'static str,
-    inject: &'static str,
-    remove: &'static str,
-}
-
-const fn injection(reason: &'static str, inject: &'static str, remove: &'static str) -> Injection {
-    Injection { reason, inject, remove }
-}
-
-/// containerd's state on a disk of its own, small in every way, that goes read-only at an error.
-const SETUP: &str = "systemctl stop kubelet containerd && cp /disk.img /used.img \
-    && mount -o loop,errors=remount-ro /used.img /var/lib/containerd \
-    && systemctl start containerd kubelet && df -i /var/lib/containerd | tail -n 1";
-
-const DEVICE: &str = "$(basename $(findmnt -n -o SOURCE /var/lib/containerd))";
+use crate::repairs::{CNI, GIVES_UP, ROUTER, ROUTER_FILE};
+use injections::{Clears, EXPIRED, HOLD, Injection, ROUNDS, SETUP};
 
 /// A repair would end what is looked at.
 const OBSERVE: &str = "[repairs]\nobserve-only = true\n";
 
-/// What is done at the same time, round by round.
-const ROUNDS: &[&[Injection]] = &[
-    &[
-        injection("ContainerdUnresponsive", "kill -STOP $(pidof -s containerd)", "kill -CONT $(pidof -s containerd)"),
-        injection(
-            "KubeletDown",
-            "mv /opt/bin/kubelet /opt/bin/away && systemctl kill --signal KILL kubelet",
-            "mv /opt/bin/away /opt/bin/kubelet && systemctl restart --no-block kubelet",
-        ),
-        injection(
-            "InodesExhausted",
-            "cd /var/lib/containerd && mkdir many && cd many && seq 1100 | xargs touch 2>/dev/null; true",
-            "rm -r /var/lib/containerd/many",
-        ),
-    ],
-    &[
-        injection(
-            "CniNotReady",
-            "mv /etc/cni/net.d/10-nap-vm.conflist /run",
-            "mv /run/10-nap-vm.conflist /etc/cni/net.d",
-        ),
-        injection(
-            "DiskFull",
-            "dd if=/dev/zero of=/var/lib/containerd/fill bs=1M 2>/dev/null; true",
-            "rm /var/lib/containerd/fill",
-        ),
-    ],
-    // The leak is as good as real where the limit comes down to what is used.
-    &[
-        injection(
-            "MountsLeaking",
-            "sysctl -w fs.mount-max=$(($(wc -l </proc/self/mountinfo) + 1))",
-            "sysctl -w fs.mount-max=100000",
-        ),
-        injection(
-            "KeysExhausted",
-            "sysctl -w kernel.keys.root_maxkeys=$(awk '$1 == \"0:\" {split($4, keys, \"/\"); print keys[1]}' /proc/key-users)",
-            "sysctl -w kernel.keys.root_maxkeys=1000000",
-        ),
-        injection(
-            "ZombieProcesses",
-            "systemd-run --quiet --unit=zombies sh -c 'for i in $(seq 320); do true & done; exec sleep infinity'; sysctl -w kernel.threads-max=3300",
-            "systemctl stop zombies; sysctl -w kernel.threads-max=15000",
-        ),
-        injection("ResolvConfInvalid", "mv /etc/resolv.conf /run/resolv.away", "mv /run/resolv.away /etc/resolv.conf"),
-        injection(
-            "DefaultRouteMissing",
-            "ip -4 route show default >/run/routes; while ip -4 route del default 2>/dev/null; do :; done",
-            "while read -r route; do ip route add $route; done </run/routes",
-        ),
-    ],
-    &[injection("DiskStalled", "fsfreeze -f /var/lib/containerd", "fsfreeze -u /var/lib/containerd")],
-    &[
-        injection("ContainerdStopped", "systemctl stop containerd", "systemctl start containerd"),
-        // What a write gets after such an error is the kernel's to choose: EIO of Debian 13's (6.12), EROFS of older ones.
-        injection(
-            "DataFilesystemFailing",
-            "echo injected >/sys/fs/ext4/$(basename $(findmnt -n -o SOURCE /var/lib/containerd))/trigger_fs_error",
-            "umount -l /var/lib/containerd && cp /disk.img /other.img \
-             && mount -o loop,errors=remount-ro /other.img /var/lib/containerd && systemctl restart containerd",
-        ),
-    ],
-];
+/// A time service that systemd gives up.
+const CHRONYD: &str = "[Service]\nExecStart=/bin/false\n";
+
+/// What grew within ten minutes is forgotten, and its signals clear.
+const LATE: Duration = Duration::from_secs(1200);
 
 #[test]
 fn faults_are_seen_named_and_forgotten() {
@@ -111,19 +39,21 @@ fn faults_are_seen_named_and_forgotten() {
     disk.as_file().set_len(64 << 20).unwrap();
     let made = Command::new("mkfs.ext4").args(["-q", "-N", "1024"]).arg(disk.path()).status().unwrap();
     assert!(made.success(), "mkfs.ext4: {made}");
-    let overlay = guest::node()
+    let mut overlay = guest::node()
         .text("/etc/cni/net.d/10-nap-vm.conflist", CNI, 0o644)
         .text("/etc/nap-agent/nap-agent.toml", OBSERVE, 0o644)
         .text(ROUTER_FILE, ROUTER, 0o644)
+        .text("/etc/systemd/system/chronyd.service", CHRONYD, 0o644)
+        .text(HOLD, include_str!("faults/hold.py"), 0o644)
+        .text(EXPIRED, expired_certificate(), 0o600)
         .file("/disk.img", disk.path(), 0o600);
+    for unit in ["systemd-journald", "systemd-networkd", "systemd-resolved"] {
+        overlay = overlay.text(&format!("/etc/systemd/system/{unit}.service.d/99-gives-up.conf"), GIVES_UP, 0o644);
+    }
     let options = azure.vm("faults", overlay, &azure.bootstrap());
     let mut vm = Vm::start_with(lock, &image, &options).unwrap();
     assert_eq!(wait_for_agent(&mut vm), 0);
-    note(format_args!(
-        "a small disk for containerd: {} on {}",
-        told(&mut vm, SETUP),
-        told(&mut vm, &format!("echo {DEVICE}"))
-    ));
+    note(format_args!("a small disk for containerd: {}", told(&mut vm, SETUP)));
     until_health(&mut vm, |document| document["verdict"]["state"] == "Healthy");
     let idle =
         told(&mut vm, "systemctl show --property CPUUsageNSec,MemoryCurrent,TasksCurrent nap-agent.service | xargs");
@@ -133,70 +63,108 @@ fn faults_are_seen_named_and_forgotten() {
     ));
 
     assert_forged_words_change_nothing(&mut vm);
-    assert_a_preemption_is_seen(&mut vm, &azure);
-    for round in ROUNDS {
-        inject(&mut vm, round);
+    for (event, state, reason) in EVENTS {
+        assert_an_event_is_seen(&mut vm, &azure, event, state, reason);
     }
+    assert_a_wrong_clock_is_seen(&mut vm);
+    assert_a_disk_that_warns_is_seen(&mut vm);
+    let mut faults = Faults::of(&mut vm);
+    for round in ROUNDS {
+        faults.make(round);
+    }
+    faults.until(LATE, |faults| faults.removed.keys().all(|reason| faults.cleared.contains_key(reason)));
     let forked = told(&mut vm, "grep -c . /sys/fs/cgroup/system.slice/nap-agent.service/cgroup.procs");
     assert_eq!(forked, "1", "the guard starts no program");
     assert_oom_kill_of_a_service_is_seen(&mut vm);
+}
+
+fn expired_certificate() -> String {
+    let mut params = CertificateParams::default();
+    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+    params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
 }
 
 fn health(vm: &mut Vm) -> Value {
     until_health(vm, |_| true)
 }
 
-/// Does a round's faults, waits until all are named, undoes them, waits until all are gone.
-fn inject(vm: &mut Vm, round: &[Injection]) {
-    let mut done: BTreeMap<&str, f64> = BTreeMap::new();
-    for fault in round {
-        done.insert(fault.reason, now(vm));
-        told(vm, fault.inject);
+/// How far each fault has come, by its reason. Times are the guest's, in seconds.
+struct Faults<'a> {
+    vm: &'a mut Vm,
+    injected: BTreeMap<&'static str, f64>,
+    seen: BTreeSet<&'static str>,
+    removed: BTreeMap<&'static str, f64>,
+    cleared: BTreeMap<&'static str, f64>,
+}
+
+impl<'a> Faults<'a> {
+    fn of(vm: &'a mut Vm) -> Self {
+        let (injected, removed, cleared) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { vm, injected, seen: BTreeSet::new(), removed, cleared }
     }
-    let mut seen: BTreeMap<&str, Value> = BTreeMap::new();
-    until_health(vm, |document| {
+
+    /// Does a round's faults, waits until all are named, undoes them, waits until those are gone that go soon.
+    fn make(&mut self, round: &[Injection]) {
         for fault in round {
-            if let Some(finding) = finding(document, fault.reason) {
-                seen.entry(fault.reason).or_insert_with(|| finding.clone());
+            let at = now(self.vm);
+            told(self.vm, fault.inject);
+            self.injected.extend(fault.reasons.iter().map(|reason| (*reason, at)));
+        }
+        self.until(VERDICT, |faults| faults.injected.keys().all(|reason| faults.seen.contains(reason)));
+        for fault in round {
+            let at = now(self.vm);
+            told(self.vm, fault.remove);
+            match fault.clears {
+                Clears::Not(how) => note(format_args!("{:?} go {how}", fault.reasons)),
+                _ => self.removed.extend(fault.reasons.iter().map(|reason| (*reason, at))),
             }
         }
+        let soon = round.iter().filter(|fault| fault.clears == Clears::Soon).flat_map(|fault| fault.reasons);
+        let soon: Vec<_> = soon.collect();
+        self.until(VERDICT, |faults| soon.iter().all(|reason| faults.cleared.contains_key(*reason)));
+    }
+
+    fn until(&mut self, limit: Duration, mut is_so: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        while !is_so(self) {
+            let document = self.look();
+            assert!(start.elapsed() < limit, "{:?} seen, {:?} gone: {document:#}", self.seen, self.cleared.keys());
+        }
+    }
+
+    fn look(&mut self) -> Value {
+        let (document, at) = (health(self.vm), now(self.vm));
         // Two minutes of that are enough, and the others may take longer to be named.
         let is_early = document["verdict"]["reason"] != "DataFilesystemFailing";
-        assert!(!is_early || document["verdict"]["state"] != "NeedsReplacement", "{document:#}");
-        seen.len() == round.len()
-    });
-    let mut undone = BTreeMap::new();
-    for fault in round {
-        undone.insert(fault.reason, now(vm));
-        told(vm, fault.remove);
-    }
-    let mut cleared: BTreeMap<&str, f64> = BTreeMap::new();
-    let start = Instant::now();
-    while cleared.len() < round.len() {
-        let document = health(vm);
-        let at = now(vm);
-        for fault in round.iter().filter(|fault| finding(&document, fault.reason).is_none()) {
-            cleared.entry(fault.reason).or_insert(at);
+        let state = text(&document["verdict"]["state"]);
+        assert!(!is_early || !state.starts_with("Needs"), "{document:#}");
+        for (reason, injected) in &self.injected {
+            match finding(&document, reason) {
+                Some(finding) if !self.seen.contains(reason) => {
+                    let after = seconds(&finding["since"]) - injected;
+                    note(format_args!("| {reason} | {} | seen after {after:.0} s", evidence(finding)));
+                    self.seen.insert(reason);
+                }
+                None => {
+                    if let Some(removed) = self.removed.get(reason).filter(|_| !self.cleared.contains_key(reason)) {
+                        note(format_args!("| {reason} | gone after {:.0} s", at - removed));
+                        self.cleared.insert(reason, at);
+                    }
+                }
+                Some(_) => {}
+            }
         }
-        assert!(start.elapsed() < VERDICT, "not cleared: {document:#}");
-    }
-    for fault in round {
-        let (reason, finding) = (fault.reason, &seen[fault.reason]);
-        let after = seconds(&finding["since"]) - done[reason];
-        let clear = cleared[reason] - undone[reason];
-        let evidence = finding["evidence"].as_array().into_iter().flatten();
-        let evidence: Vec<_> =
-            evidence.map(|one| format!("{}: {}", text(&one["signal"]), text(&one["sample"]))).collect();
-        note(format_args!(
-            "| {reason} | {} | {after:.0} s | {clear:.0} s | {}",
-            evidence.join("; "),
-            finding["causedBy"]
-        ));
+        document
     }
 }
 
+fn evidence(finding: &Value) -> String {
+    let evidence = finding["evidence"].as_array().into_iter().flatten();
+    let evidence: Vec<_> = evidence.map(|one| format!("{}: {}", text(&one["signal"]), text(&one["sample"]))).collect();
+    format!("{}, by {}", evidence.join("; "), finding["causedBy"])
+}
+
 fn assert_forged_words_change_nothing(vm: &mut Vm) {
-    let before = health(vm)["generation"].clone();
     told(
         vm,
         "echo '<2>EXT4-fs error (device sda1): forged' >/dev/kmsg; echo '<0>Oops: 0002 [#1] PREEMPT SMP' >/dev/kmsg",
@@ -210,19 +178,56 @@ fn assert_forged_words_change_nothing(vm: &mut Vm) {
         }
         assert!(start.elapsed() < VERDICT, "forged lines are not counted: {users}");
     }
-    assert_eq!(health(vm)["generation"], before);
+    let document = health(vm);
+    assert_eq!(guest::findings(&document).count(), 0, "{document:#}");
 }
 
-fn assert_a_preemption_is_seen(vm: &mut Vm, azure: &Azure) {
+/// What Azure announces, and what it makes of the node.
+const EVENTS: [(&str, &str, &str); 2] =
+    [("Preempt", "NeedsReplacement", "PreemptScheduled"), ("Reboot", "Degraded", "MaintenanceScheduled")];
+
+fn assert_an_event_is_seen(vm: &mut Vm, azure: &Azure, event: &str, state: &str, reason: &str) {
     let start = now(vm);
-    azure.schedule("event-1", "Preempt");
-    let seen = until_health(vm, |document| document["verdict"]["state"] == "NeedsReplacement");
-    assert_eq!(seen["verdict"]["reason"], "PreemptScheduled");
+    azure.schedule(event, event);
+    let seen = until_health(vm, |document| document["verdict"]["reason"] == reason);
+    assert_eq!(seen["verdict"]["state"], state);
     let after = seconds(&seen["verdict"]["since"]) - start;
-    azure.complete("event-1");
+    azure.complete(event);
     let start = now(vm);
     until_health(vm, |document| document["verdict"]["state"] == "Healthy");
-    note(format_args!("| PreemptScheduled | imds.events | {after:.0} s | {:.0} s |", now(vm) - start));
+    note(format_args!("| {reason} | imds.events | seen after {after:.0} s | gone after {:.0} s", now(vm) - start));
+}
+
+/// By this machine's clock, as the guest's is the wrong one.
+fn assert_a_wrong_clock_is_seen(vm: &mut Vm) {
+    let start = Instant::now();
+    told(vm, "date --set '+40 seconds'");
+    until_health(vm, |document| finding(document, "ClockSkewed").is_some());
+    let (after, start) = (start.elapsed().as_secs(), Instant::now());
+    told(vm, "date --set '-40 seconds'");
+    until_health(vm, |document| document["verdict"]["state"] == "Healthy");
+    note(format_args!(
+        "| ClockSkewed | clock.offset | seen after {after} s | gone after {} s",
+        start.elapsed().as_secs()
+    ));
+}
+
+/// QEMU's disk says that its media makes it unreliable.
+fn assert_a_disk_that_warns_is_seen(vm: &mut Vm) {
+    let warn = |vm: &mut Vm, warning: u8| {
+        vm.set_property(OS_DISK, "smart_critical_warning", &warning.into(), COMMAND).unwrap();
+        now(vm)
+    };
+    let start = warn(vm, 0b100);
+    let seen = until_health(vm, |document| finding(document, "NvmeSmartCritical").is_some());
+    let finding = finding(&seen, "NvmeSmartCritical").unwrap();
+    let (after, evidence) = (seconds(&finding["since"]) - start, evidence(finding));
+    let start = warn(vm, 0);
+    until_health(vm, |document| document["verdict"]["state"] == "Healthy");
+    note(format_args!(
+        "| NvmeSmartCritical | {evidence} | seen after {after:.0} s | gone after {:.0} s",
+        now(vm) - start
+    ));
 }
 
 fn assert_oom_kill_of_a_service_is_seen(vm: &mut Vm) {

@@ -22,3 +22,4 @@ mod resets;
 mod rig;
 mod secrets;
 mod streaming;
+mod watch_cost;

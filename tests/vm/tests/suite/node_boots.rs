@@ -1,7 +1,7 @@
 //! A node's life in a VM: it boots from its custom data, registers, is rebooted, and keeps its secrets to itself.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nap_vm::{GUEST_ADDRESS, Image, Overlay, Vm, VmLock, artifact};
 use serde_json::Value;
@@ -86,10 +86,16 @@ fn assert_units_are_clean(vm: &mut Vm) {
 
 /// The same checks that the pretend systemd passes in the tests without a VM.
 fn assert_systemd_keeps_the_contract(vm: &mut Vm) {
-    // Thirty checks, each with a reload or more: seconds apiece under emulation.
+    // Thirty checks, each with a reload or more, and at each systemd runs its generators. cloud-init's is a long shell script, and has no
+    // part in the contract.
+    let generators = "/run/systemd/system-generators";
+    told(vm, &format!("mkdir {generators} && ln -s /dev/null {generators}/cloud-init-generator"));
+    let start = Instant::now();
     let contract = "/opt/nap-vm/pretend-systemd contract --socket /run/systemd/private --deadline 120";
     let output = vm.run(contract, Duration::from_secs(1800)).unwrap();
     assert_eq!(output.status, 0, "{}", output.text);
+    note(format_args!("systemd's contract: {} s", start.elapsed().as_secs()));
+    told(vm, &format!("rm -r {generators} && systemctl daemon-reload"));
 }
 
 fn assert_second_boot_changed_nothing(vm: &mut Vm) {
