@@ -55,7 +55,9 @@ impl Answer {
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        head + &format!("Content-Length: {}\r\nConnection: close\r\n\r\n", self.body.len())
+        // The host's clock, by which a guest may see that its own is wrong. Source: RFC 9110, 6.6.1.
+        let date = jiff::Timestamp::now().strftime("%a, %d %b %Y %T GMT");
+        head + &format!("Date: {date}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", self.body.len())
     }
 
     /// Writes the whole answer and closes our side.
