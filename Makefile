@@ -12,7 +12,7 @@ TARGET ?= carrier
 SECONDS ?= 60
 PROGRAMS := --workspace --bins
 
-.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-and-lints e2e-faults e2e-repairs e2e-others others-then-lints packages vm vm-long resets chaos arm64 fuzz guards bench bench-disks bench-watch bless release clean
+.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-faults e2e-repairs e2e-others packages vm vm-long resets chaos arm64 fuzz guards bench bench-disks bench-watch bless release clean
 
 demo: setup
 	$(CARGO) build --quiet $(PROGRAMS)
@@ -21,7 +21,7 @@ demo: setup
 check: setup fmt clippy direction docs
 	$(CARGO) test --quiet --package nap-model --package nap-host --package nap-agent --package nap-image-builder
 
-test: setup setup-vm setup-containerd setup-packages fmt direction deny build unit e2e-and-lints packages vm
+test: setup setup-vm setup-containerd setup-packages fmt clippy direction deny docs build unit e2e packages vm
 
 setup:
 	@tests/setup.sh
@@ -62,14 +62,6 @@ unit: build
 e2e: build
 	$(CARGO) test --package nap-e2e --package pretend-streaming --no-run
 	$(MAKE) --no-print-directory --jobs=3 --output-sync e2e-faults e2e-repairs e2e-others
-
-# The same, and with the processors that nobody uses meanwhile the lints, which need nothing else.
-e2e-and-lints: build
-	$(CARGO) test --package nap-e2e --package pretend-streaming --no-run
-	$(MAKE) --no-print-directory --jobs=3 --output-sync e2e-faults e2e-repairs others-then-lints
-
-others-then-lints: e2e-others
-	nice -n 19 $(MAKE) --no-print-directory clippy docs
 
 e2e-faults:
 	$(CARGO) test --package nap-e2e --test fleet
