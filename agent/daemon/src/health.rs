@@ -16,7 +16,7 @@ use nap_model::intent::{Ask, Intent};
 use nap_model::monitor::{Tick, Verdict};
 use nap_model::repair::Policy;
 use nap_model::report::{AgentSeen, Identity, NodeHealth};
-use nap_model::verdict::{Condition, State, Taken};
+use nap_model::verdict::{State, Taken};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -111,8 +111,6 @@ struct Watcher {
     events: Option<NodeEvents>,
     repairer: Repairer,
     said: String,
-    /// The conditions that others write, too, as last published.
-    shared: Option<Vec<Condition>>,
 }
 
 /// Azure's id of the VM, as the boot learned it; empty before that.
@@ -149,7 +147,6 @@ impl Watcher {
             events,
             repairer,
             said: String::new(),
-            shared: None,
         }
     }
 
@@ -174,9 +171,7 @@ impl Watcher {
             self.identity.vm_id = vm_id(&self.root);
         }
         // They come to stand by the time alone, too.
-        let shared = self.state.shared_conditions();
-        has_changed |= shared != self.shared;
-        self.shared = shared;
+        has_changed |= !self.health.shares(self.state.shared_conditions().as_deref());
         self.tell_events();
         self.health.swept(self.watch.kernel_log());
         has_changed || self.said.is_empty()

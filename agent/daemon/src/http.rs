@@ -173,6 +173,11 @@ impl Health {
         self.published.send_replace(Arc::new(published));
     }
 
+    /// Whether these are the shared conditions that were published last.
+    pub(crate) fn shares(&self, conditions: Option<&[Condition]>) -> bool {
+        self.published.borrow().shared_conditions() == conditions
+    }
+
     /// The document, and every change of it.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Published>> {
         self.published.subscribe()

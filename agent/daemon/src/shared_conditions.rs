@@ -130,11 +130,10 @@ impl<S: Server> Keeper<S> {
     }
 
     async fn keep(&mut self) -> Infallible {
-        let is_calm = |now: &Arc<Published>| now.shared_conditions().is_some_and(<[_]>::is_empty);
         // Until there is a Node there is nothing to write to; the endpoint is gone when the process ends.
         let is_known = |now: &Arc<Published>| now.shared_conditions().is_some() && !now.node_name().is_empty();
         let is_calm = match self.published.wait_for(is_known).await {
-            Ok(now) => is_calm(&now),
+            Ok(now) => is_empty(&now),
             Err(_) => std::future::pending().await,
         };
         if is_calm {

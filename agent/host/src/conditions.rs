@@ -120,14 +120,10 @@ fn changes(found: &Node, wanted: &[Condition], now: jiff::Timestamp) -> (Vec<Val
                 shared.changed.push(kind);
             }
             (present, Some(wanted)) => {
-                let is_so = present.is_some_and(|present| {
-                    let (reason, message) = (present.reason.as_deref(), present.message.as_deref());
-                    present.status == wanted.status.to_string()
-                        && (reason, message) == (Some(wanted.reason.as_str()), Some(wanted.message.as_str()))
-                });
-                if !is_so {
+                let same = present.filter(|present| present.status == wanted.status.to_string());
+                let says = (Some(wanted.reason.as_str()), Some(wanted.message.as_str()));
+                if same.is_none_or(|same| (same.reason.as_deref(), same.message.as_deref()) != says) {
                     // Its time moves with its status, and never else.
-                    let same = present.filter(|present| present.status == wanted.status.to_string());
                     let since = same.and_then(|same| Some(same.last_transition_time.as_ref()?.0)).unwrap_or(now);
                     list.push(entry(&Condition { last_transition_time: since, ..wanted.clone() }, now));
                     shared.changed.push(kind);
