@@ -12,8 +12,9 @@ use nap_e2e::node::{Node, api_options, text};
 use nap_e2e::{ScratchRoot, binary};
 use nap_model::plan::{COREFILE, Plan, Want};
 use nap_model::resolver::{self, NODE_LISTENER, POD_LISTENER};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, read};
 use pretend_kubelet::corefile;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -75,11 +76,21 @@ impl Machine {
     fn wait_for_message(&self, wanted: &str) {
         let mut bytes = [0; 4096];
         loop {
-            let length = self.messages.recv(&mut bytes).unwrap_or_else(|error| panic!("no {wanted}: {error}"));
+            let length =
+                self.messages.recv(&mut bytes).unwrap_or_else(|error| panic!("no {wanted}: {error}; {}", self.log()));
             if String::from_utf8_lossy(&bytes[..length]).lines().any(|line| line == wanted) {
                 return;
             }
         }
+    }
+
+    /// What the supervisor has written so far, for a test that fails.
+    fn log(&self) -> String {
+        let pipe = self.supervisor.stderr.as_ref().expect("nobody took it");
+        fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let mut bytes = vec![0; 1 << 16];
+        let length = read(pipe, &mut bytes).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
     }
 
     fn signal(&self, signal: Signal) {

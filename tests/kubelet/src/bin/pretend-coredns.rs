@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use pretend_kubelet::corefile::{self, Server};
 use pretend_kubelet::{Root, answer, log};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -94,6 +94,8 @@ async fn listen(servers: Arc<Vec<Server>>) -> anyhow::Result<JoinSet<anyhow::Res
 async fn ready(listener: TcpListener) -> anyhow::Result<Infallible> {
     loop {
         let (mut client, _) = listener.accept().await?;
+        // The request is read first: closing a connection with unread bytes resets it, and the answer is lost with it.
+        let _ = timeout(UPSTREAM_LIMIT, client.read(&mut [0; 1024])).await;
         let _ = client.write_all(b"HTTP/1.0 200 OK\r\n\r\nOK").await; // a client that is gone needs no answer
     }
 }
