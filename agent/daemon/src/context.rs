@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nap_host::imds::Imds;
 use nap_host::root::{FileError, Root};
-use nap_host::sources::{self, Found, Reach};
+use nap_host::sources::{self, Found, Reach, Source};
 use nap_host::{chain, observe, persist};
 use nap_model::config::{LocalDisks, NodeConfig, Use};
 use nap_model::facts::{Disk, Dmi, Facts, Instance};
@@ -57,9 +57,22 @@ impl Context {
         let given = self.common.custom_data.as_deref();
         // A given file can be looked at anywhere, also where the firmware's words are root's alone.
         let dmi = if given.is_some() { Dmi::default() } else { self.dmi()? };
-        let found = sources::find(&self.root, given, &dmi, &self.imds, reach).await?;
+        let mut found = sources::find(&self.root, given, &dmi, &self.imds, reach).await?;
         info!(source = ?found.source, format = %found.decoded.document.format, "custom data found");
+        if found.source == Source::OwnCopy
+            && !self.has_valid_certificate()
+            && let Some(config) = &mut found.decoded.config
+            && let Some((source, token)) = sources::find_token(&self.root, &dmi, &self.imds, reach).await
+        {
+            info!(?source, "kubelet's client certificate is not valid; the bootstrap token is looked up again");
+            config.bootstrap_token = Some(token);
+        }
         Ok(found)
+    }
+
+    fn has_valid_certificate(&self) -> bool {
+        let certificate = observe::client_certificate(&self.root).ok().flatten(); // who needs it says so when it cannot be read
+        certificate.is_some_and(|certificate| certificate.is_valid_at(jiff::Timestamp::now()))
     }
 
     fn dmi(&self) -> Result<Dmi, Failure> {

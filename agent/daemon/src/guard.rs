@@ -19,8 +19,8 @@ use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
 use nap_model::monitor::{CONTAINERD, KUBELET};
 use nap_model::plan::{
-    MIRROR_ANSWERS, MIRROR_PORT, Plan, Readiness, SNAPSHOTTER_ANSWERS, Stage, Step, WHOLE_IMAGES, Want,
-    after_containerd, api_server_tag, disk_units, gpus_expected, keep, node_name, whole_images,
+    MIRROR_ANSWERS, MIRROR_PORT, MOUNTED, Plan, Readiness, SNAPSHOTTER_ANSWERS, Stage, Step, WHOLE_IMAGES, Want,
+    after_containerd, api_server_tag, gpus_expected, keep, node_name, tries_secure_tls, whole_images,
 };
 use nap_model::report::{Failure, Reason};
 use tokio::time::{Instant, interval};
@@ -30,7 +30,7 @@ use crate::context::{Context, config_of};
 use crate::http::Health;
 use crate::logging::Tail;
 use crate::progress::Progress;
-use crate::{boot, finish};
+use crate::{boot, finish, unmounted};
 
 /// Most repairs of one step in [`REPAIR_WINDOW`].
 const MAX_REPAIRS: usize = 5;
@@ -52,6 +52,9 @@ const MIRROR_ANSWERS_NEEDED: u32 = 2;
 
 /// When a containerd that did not tell of its images is asked again.
 const IMAGES_AGAIN: Duration = Duration::from_secs(60);
+
+/// How often a node without a valid certificate looks whether anybody has a bootstrap token for it.
+const TOKEN_AGAIN: Duration = Duration::from_secs(600);
 
 /// How often the tag with a private API server's address is read, give or take a half.
 /// Source: AgentBaker, `reconcilePrivateHosts.sh`.
@@ -104,6 +107,8 @@ pub(crate) struct Guard<'a> {
     said: String,
     /// When the tag of a private API server is read next.
     tag_at: Instant,
+    /// When a bootstrap token is looked for again.
+    token_at: Instant,
     /// How many looks in a row the streaming mirror has answered after it was silent.
     mirror_answered: u32,
     /// On a node that has left streaming: when the images are looked through for those that lack what was streamed; never, once none does.
@@ -115,8 +120,20 @@ impl<'a> Guard<'a> {
     pub(crate) fn new(context: &'a Context, tail: &'a Tail, health: &'a Health, observe_only: bool) -> Self {
         let repairs = past_repairs(context);
         let (said, tag_at) = (String::new(), Instant::now());
-        let (config, mirror_answered, images_at) = (None, 0, Some(tag_at));
-        Self { context, tail, health, config, repairs, said, tag_at, mirror_answered, images_at, observe_only }
+        let (token_at, config, mirror_answered, images_at) = (tag_at, None, 0, Some(tag_at));
+        Self {
+            context,
+            tail,
+            health,
+            config,
+            repairs,
+            said,
+            tag_at,
+            token_at,
+            mirror_answered,
+            images_at,
+            observe_only,
+        }
     }
 
     /// Watches for ever.
@@ -247,9 +264,25 @@ impl<'a> Guard<'a> {
         })
     }
 
+    /// A node whose certificate is not valid needs its bootstrap token again, and any other must not keep one.
+    fn follow_certificate(&mut self, facts: &Facts) {
+        let Some(config) = &mut self.config else { return };
+        if facts.has_joined() {
+            config.bootstrap_token = None;
+        } else if config.bootstrap_token.is_none()
+            && !tries_secure_tls(config, facts)
+            && Instant::now() >= self.token_at
+        {
+            self.token_at = Instant::now() + TOKEN_AGAIN;
+            self.config = None;
+        }
+    }
+
     /// The boot's plan, with the time, the client certificate and the private API server's address of now, and what follows a restart of
     /// containerd. No program is started for it.
     async fn plan(&mut self) -> Result<(Plan, Option<Stage>), Failure> {
+        let mut facts = self.context.kept_facts("guard")?;
+        self.follow_certificate(&facts);
         let config = match &self.config {
             Some(config) => config,
             None => {
@@ -257,7 +290,6 @@ impl<'a> Guard<'a> {
                 self.config.insert(config_of(&found)?.clone())
             }
         };
-        let mut facts = self.context.kept_facts("guard")?;
         if let Some(tag) = api_server_tag(config).filter(|_| Instant::now() >= self.tag_at) {
             self.tag_at = Instant::now() + random::about(TAG_EVERY, 0.5);
             follow_tag(self.context, tag, &mut facts).await;
@@ -278,10 +310,11 @@ impl<'a> Guard<'a> {
     async fn allowed(&mut self, plan: Plan, differing: &[&str]) -> (Vec<Stage>, Vec<String>) {
         let mut stages = Vec::new();
         let mut left = Vec::new();
+        let may_mount = unmounted::may_mount(&self.context.root, differing).await;
         for stage in plan.stages {
             let mut steps = Vec::new();
             for step in stage.steps.into_iter().filter(|step| differing.contains(&step.id.as_str())) {
-                match self.refusal(&step).await {
+                match self.refusal(&step, &may_mount).await {
                     Some(why) => left.push(format!("{}: {why}", step.id)),
                     None => steps.push(without_mkfs(step)),
                 }
@@ -291,19 +324,17 @@ impl<'a> Guard<'a> {
         (stages, left)
     }
 
-    async fn refusal(&mut self, step: &Step) -> Option<String> {
+    async fn refusal(&mut self, step: &Step, may_mount: &Result<(), String>) -> Option<String> {
         if let Want::Copied { to, .. } = &step.want {
             return Some(format!("{to} is gone; only a boot makes it, before anything runs in it"));
         }
-        if let Want::Unit { name, .. } = &step.want
-            && disk_units().any(|unit| unit == *name)
-        {
-            return Some(format!(
-                "{name} is not as the boot left it; mounting over running pods would hide what they wrote"
-            ));
-        }
-        // One that only has to run to its end is inactive before it has.
-        if let Want::Unit { name, readiness: Readiness::Active | Readiness::Started, .. } = &step.want
+        if step.id.starts_with(MOUNTED) {
+            // Unmounted by whomever, its unit looks as if it was stopped on purpose.
+            if let Err(why) = may_mount {
+                return Some(why.clone());
+            }
+        } else if let Want::Unit { name, readiness: Readiness::Active | Readiness::Started, .. } = &step.want
+            // One that only has to run to its end is inactive before it has.
             && let Some(why) = hands_off(self.context, name).await
         {
             return Some(why);
@@ -337,6 +368,7 @@ impl<'a> Guard<'a> {
             }
             repaired.extend(applied.changed);
         }
+        unmounted::have_remounted(root, &repaired).await;
         Ok(repaired)
     }
 }

@@ -17,6 +17,7 @@ mod repairs;
 mod shared_conditions;
 mod show;
 mod show_repairs;
+mod unmounted;
 mod verify;
 mod wait;
 

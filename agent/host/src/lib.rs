@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod cmd;
 pub mod conditions;
 pub mod confined;
+pub mod covered;
 pub mod executor;
 mod expiry;
 mod free_space;

@@ -6,7 +6,9 @@ use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
 
-use nap_model::plan::{AbsPath, LEFT_STREAMING};
+use jiff::Timestamp;
+use nap_model::monitor::KUBELET;
+use nap_model::plan::{AbsPath, BOOTSTRAP_KUBECONFIG, LEFT_STREAMING};
 use nap_model::repair::{Act, Attempt};
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::sys::signal::Signal;
@@ -178,6 +180,10 @@ impl Ready {
                 dump_stacks(root, &units, unit).await;
                 revive(&units, unit, limit).await
             }
+            (Ready::Alone { units, alone: _alone }, Act::Rebootstrap) => {
+                look_for_credential(root)?;
+                revive(&units, KUBELET, limit).await
+            }
             (Ready::Alone { units, alone: _alone }, Act::Reboot) => {
                 reboot::reboot(root, &units).await?;
                 // We end with the machine, or it does not go down.
@@ -216,6 +222,21 @@ fn leave_streaming(root: &Root) -> Result<(), String> {
     persist::write_facts(root, &facts).map_err(|error| chain(&error))?;
     info!("images are pulled whole until the next boot; the guard follows");
     Ok(())
+}
+
+/// Something gives kubelet a certificate when it starts: one that the secure TLS client got, or the kubeconfig with the token.
+fn look_for_credential(root: &Root) -> Result<(), String> {
+    let certificate = observe::client_certificate(root).map_err(|error| chain(&error))?;
+    if certificate.is_some_and(|certificate| certificate.is_valid_at(Timestamp::now())) {
+        return Ok(());
+    }
+    let found = root.entry(&AbsPath::literal(BOOTSTRAP_KUBECONFIG)).map_err(|error| chain(&error))?;
+    match found {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "nothing gives kubelet another certificate: there is no {BOOTSTRAP_KUBECONFIG}, which the guard writes when it finds a custom data with a bootstrap token"
+        )),
+    }
 }
 
 async fn revive(units: &Units, unit: &str, limit: Duration) -> Result<(), String> {
@@ -259,7 +280,6 @@ fn is_pending(root: &Root, process: u32, signal: Signal) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
     use nap_model::repair::{Ended, Outcome};
 
     use super::*;
@@ -295,6 +315,16 @@ mod tests {
         record(&root, &attempt(2, Some(Outcome::Succeeded))).unwrap();
         let known = [attempt(1, Some(Outcome::Failed)), attempt(2, Some(Outcome::Succeeded))];
         assert_eq!(read_journal(&root).unwrap(), known);
+    }
+
+    #[test]
+    fn kubelet_is_not_restarted_for_a_certificate_that_nothing_would_give_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(directory.path()).unwrap();
+        let why = look_for_credential(&root).unwrap_err();
+        assert!(why.contains(BOOTSTRAP_KUBECONFIG), "{why}");
+        root.write(&AbsPath::literal(BOOTSTRAP_KUBECONFIG), b"{}", 0o600).unwrap();
+        assert_eq!(look_for_credential(&root), Ok(()));
     }
 
     #[test]

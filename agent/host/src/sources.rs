@@ -7,6 +7,7 @@ use nap_model::config::carrier::CarrierError;
 use nap_model::config::{Decoded, decode, ovf};
 use nap_model::facts::Dmi;
 use nap_model::report::{Failure, Reason};
+use nap_model::secret::SecretString;
 use serde::Serialize;
 use tracing::{debug, warn};
 
@@ -16,6 +17,9 @@ use crate::{chain, media, persist};
 
 /// How long IMDS may take when the configuration must come from it, in seconds: a host update answers 410 for up to 70.
 pub const IMDS_LIMIT: Duration = Duration::from_secs(90);
+
+/// How long it may take for a token that most likely is elsewhere, or nowhere.
+const TOKEN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How far a search may go.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +92,17 @@ pub async fn find(root: &Root, given: Option<&Path>, dmi: &Dmi, imds: &Imds, rea
     }
 }
 
+/// The bootstrap token in another's copy of this VM's custom data: ours has none, because it had done its work. Nothing where nobody has one.
+pub async fn find_token(root: &Root, dmi: &Dmi, imds: &Imds, reach: Reach) -> Option<(Source, SecretString)> {
+    let mut search = Search { may_mount: reach.may_mount, is_of_others: true, ..Search::default() };
+    let found = match search.on_disk(root, dmi) {
+        Some(found) => Some(found),
+        None => search.in_imds(imds, TOKEN_LIMIT).await,
+    };
+    let (source, decoded) = found?;
+    Some((source, decoded.config?.bootstrap_token?))
+}
+
 /// The source that won and what it gave; nothing when it gave nothing.
 type Won = Option<(Source, Decoded)>;
 
@@ -98,6 +113,8 @@ struct Search {
     damaged: bool,
     may_mount: bool,
     imds_failed: bool,
+    /// Our own copy is not looked at.
+    is_of_others: bool,
 }
 
 impl Search {
@@ -166,6 +183,9 @@ impl Search {
     }
 
     fn own_copy(&mut self, root: &Root, dmi: &Dmi) -> Won {
+        if self.is_of_others {
+            return None;
+        }
         match persist::read_copy(root, dmi) {
             Ok(Some(bytes)) => self.opens(Source::OwnCopy, &bytes),
             Ok(None) => self.no(Source::OwnCopy, "no copy of this VM's".to_owned()),

@@ -334,3 +334,33 @@ async fn who_only_observes_touches_nothing() {
     let shown = text(&guarded.node.agent(&["repairs"]).await);
     assert!(shown.contains("RestartContainerd") && !shown.contains("not allowed"), "{shown}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_certificate_expired_joins_again_by_its_bootstrap_token() {
+    const TOKEN: &str = "/var/lib/kubelet/bootstrap-kubeconfig";
+    let mut guarded = guarded(Node::new(api_options()).await, &[]).await;
+    let current = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+    let first = guarded.node.root.read(current);
+    assert!(!guarded.node.path(TOKEN).exists(), "it has joined");
+    let before = guarded.calls_so_far();
+    let ago = |hours: u64| std::time::SystemTime::now() - Duration::from_secs(3600 * hours);
+    let expired = guarded.node.api.mint_client_certificate_valid(NAME, ago(48), ago(24));
+    let written = format!("{}{}", expired.certificate_pem, expired.key_pem);
+    guarded.node.root.write(current, &written);
+    let start = Instant::now();
+    guarded.until("the finding", |document| reasons(document).contains("ClientCertificateExpired")).await;
+    let found = start.elapsed();
+    guarded.until_journal(2).await; // it begins, and has ended well
+    let told = guarded.until("a healthy node", |document| document["verdict"]["state"] == "Healthy").await;
+    note(&format!("an expired certificate: found after {found:?}, healthy after {:?}", start.elapsed()));
+    assert_eq!(guarded.calls(before, KUBELET), ["ResetFailedUnit", "RestartUnit"], "{told:#}");
+    assert_eq!(guarded.journal(), [(1, None), (1, Some("Succeeded".to_owned()))]);
+    let now = guarded.node.root.read(current);
+    assert!(now != first && now != written, "kubelet has a third one");
+    assert!(!guarded.told.iter().any(|verdict| verdict.starts_with("Needs")), "{:?}", guarded.told);
+    let gone = Instant::now();
+    while guarded.node.path(TOKEN).exists() {
+        assert!(gone.elapsed() < LIMIT, "the token stays on the disk");
+        sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -392,6 +392,7 @@ impl Watch {
         if self.counters.has_come() {
             seen.counters = proc::counters(&self.root);
             seen.limits = proc::limits(&self.root);
+            seen.busiest_cgroup = proc::busiest_cgroup(&self.root, &seen.limits);
             seen.tainted = proc::tainted(&self.root);
             seen.watchdogs = Some(proc::watchdogs(&self.root));
             seen.nvme = proc::nvme(&self.root);

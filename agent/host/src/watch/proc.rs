@@ -69,10 +69,32 @@ const KERNEL_PERCENT: u64 = 40;
 /// Largest share of all tasks that there can be, in percent. Source: the facts, F30.
 const ZOMBIES_PERCENT: u64 = 10;
 
+/// Share of all tasks from which on it is asked who has them.
+const ASKED_FROM: f64 = 0.9;
+
 /// How many tasks there can be.
 fn most_tasks(root: &Root) -> Option<u64> {
     let limits = ["/proc/sys/kernel/threads-max", "/proc/sys/kernel/pid_max"];
     limits.iter().filter_map(|path| number(root, path)).min()
+}
+
+/// The cgroup that has the most tasks, and how many: the innermost that has at least half of those of the one around it. Looked for when there
+/// is not much room for others.
+pub(super) fn busiest_cgroup(root: &Root, limits: &BTreeMap<String, Used>) -> Option<(String, u64)> {
+    limits.get("tasks").filter(|used| used.share() >= ASKED_FROM)?;
+    let mut found = None;
+    let mut around = "/sys/fs/cgroup".to_owned();
+    loop {
+        let below = root.names(&around).unwrap_or_default(); // one that is gone has nothing below it
+        let counted =
+            below.into_iter().filter_map(|name| Some((number(root, &format!("{around}/{name}/pids.current"))?, name)));
+        let Some((count, name)) = counted.max() else { return found };
+        if found.as_ref().is_some_and(|(_, all)| count * 2 < *all) {
+            return found;
+        }
+        around = format!("{around}/{name}");
+        found = Some((around.clone(), count));
+    }
 }
 
 /// Processes that have ended and of whom nobody has taken note, against how many would be too many.
@@ -303,6 +325,22 @@ mod tests {
     }
 
     #[test]
+    fn the_cgroup_that_has_the_most_tasks_is_named_as_deep_as_they_are() {
+        let (_directory, root) = root(&[
+            ("sys/fs/cgroup/pids.current.not", "x"),
+            ("sys/fs/cgroup/system.slice/pids.current", "300\n"),
+            ("sys/fs/cgroup/kubepods.slice/pids.current", "29000\n"),
+            ("sys/fs/cgroup/kubepods.slice/pod1/pids.current", "28000\n"),
+            ("sys/fs/cgroup/kubepods.slice/pod2/pids.current", "1000\n"),
+            ("sys/fs/cgroup/kubepods.slice/pod1/a/pids.current", "13000\n"),
+            ("sys/fs/cgroup/kubepods.slice/pod1/b/pids.current", "12000\n"),
+        ]);
+        let nearly = BTreeMap::from([("tasks".to_owned(), Used { count: 29_500, limit: 30_000 })]);
+        let wanted = ("/sys/fs/cgroup/kubepods.slice/pod1".to_owned(), 28_000);
+        assert_eq!(busiest_cgroup(&root, &nearly), Some(wanted));
+    }
+
+    #[test]
     fn the_tables_of_proc_are_read() {
         let (_directory, root) = root(&[
             ("proc/loadavg", "0.10 0.20 0.30 2/345 6789\n"),
@@ -340,6 +378,7 @@ mod tests {
         assert_eq!(watchdogs(&root), [60]);
         assert_eq!(limits(&root)["tasks"], Used { count: 345, limit: 30000 });
         assert_eq!(limits(&root)["files"].count, 1184);
+        assert_eq!(busiest_cgroup(&root, &limits(&root)), None, "there is room");
         assert_eq!(pressure(&root), Some(Pressure { cpu_some: 12.5, io_full: 7.25, memory_full: 0.0 }));
         let wanted = [("ext4.errors/sda1", 3), ("neighbours.full/arp_cache", 0x3a), ("oom.kills/system.slice", 2)];
         assert_eq!(counters(&root), wanted.map(|(name, value)| (name.to_owned(), value)).into());

@@ -56,6 +56,8 @@ pub struct Observed {
     pub name_servers: Option<bool>,
     /// Whether a thread could be started.
     pub canary: Option<Result<(), String>>,
+    /// The cgroup that has the most tasks and how many it has, when there is little room for more.
+    pub busiest_cgroup: Option<(String, u64)>,
     /// Pressure stall information of the whole machine.
     pub pressure: Option<Pressure>,
     /// The machine's watchdogs, those that count down: their timeouts in seconds. Absent when it was not looked.
@@ -215,7 +217,8 @@ pub struct Used {
 }
 
 impl Used {
-    pub(super) fn share(self) -> f64 {
+    /// From 0 to 1, and beyond it where a limit came down.
+    pub fn share(self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a share needs no 53 bits")]
         if self.limit == 0 { 0.0 } else { self.count as f64 / self.limit as f64 }
     }

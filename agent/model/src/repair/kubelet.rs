@@ -1,4 +1,8 @@
-//! kubelet: forgotten failures and a restart. Pods go on meanwhile.
+//! kubelet: forgotten failures and a restart; another certificate for one that expired. Pods go on meanwhile.
+//!
+//! A kubelet whose client certificate has expired asks for another with that very certificate, until it ends itself; only when it starts
+//! does it look for a bootstrap credential. By the plan the guard has put one there by then: the token's kubeconfig, or a certificate that the
+//! secure TLS client got. Whether a token is still good only the API server knows, so there is one attempt an hour.
 
 use std::time::Duration;
 
@@ -20,4 +24,29 @@ pub(super) static RESTART: Repair = Repair {
     // systemd gives a process 90 s to end before it kills it.
     limit: minutes(2),
     meaning: "Forgets the failures of kubelet's unit and restarts it. Pods go on.",
+};
+
+pub(super) static REBOOTSTRAP: Repair = Repair {
+    name: "Rebootstrap",
+    act: Act::Rebootstrap,
+    subsystem: Subsystem::Kubelet,
+    against: &["ClientCertificateExpired"],
+    on_suspicion: &[],
+    not_while: &[
+        "RootFilesystemReadOnly",
+        "RootFilesystemFailing",
+        "DataFilesystemReadOnly",
+        "DataFilesystemFailing",
+        "DiskStalled",
+        "PidsExhausted",
+        // There is nobody to ask.
+        "APIServerUnreachable",
+    ],
+    risk: Risk::Low,
+    // The guard's look comes first, and so does a kubelet that is about to get its certificate.
+    after: minutes(1),
+    budget: (1, 2),
+    pause: (minutes(9), minutes(9)),
+    limit: minutes(2),
+    meaning: "Restarts kubelet with the bootstrap credential that the guard has put back, or the certificate that the secure TLS client got.",
 };

@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::monitor::Subsystem;
+use crate::monitor::{KUBELET, Subsystem};
 
 pub use decide::{Hold, Proposal, Proposed, Sick, Situation, Standing, decide, standing};
 pub use ledger::{Attempt, Ended, Ledger, Outcome};
@@ -50,6 +50,8 @@ pub enum Act {
     Restart(&'static str),
     /// The same, after its main process was told to write the stacks of its threads to its log.
     DumpStacksAndRestart(&'static str),
+    /// Restarts kubelet, once something gives it another client certificate than the one that it had.
+    Rebootstrap,
     /// Adds the default routes that were there last.
     PutBackRoute,
     /// Removes what nobody uses from the file system that the fault is at.
@@ -65,6 +67,7 @@ impl Act {
     pub fn unit(self) -> Option<&'static str> {
         match self {
             Act::Restart(unit) | Act::DumpStacksAndRestart(unit) => Some(unit),
+            Act::Rebootstrap => Some(KUBELET),
             Act::PutBackRoute | Act::FreeSpace | Act::LeaveStreaming | Act::Reboot => None,
         }
     }
@@ -133,6 +136,7 @@ const NO_RESTART_WHILE: &[&str] = &[
 /// Every repair, the mildest first: a fault's ladder is those against it, in this order.
 pub const REPAIRS: &[&Repair] = &[
     &kubelet::RESTART,
+    &kubelet::REBOOTSTRAP,
     &free_space::FREE_SPACE,
     &snapshotter::RESTART,
     &network::PUT_BACK_ROUTE,

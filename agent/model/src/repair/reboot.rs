@@ -22,6 +22,7 @@ pub(super) static REBOOT: Repair = Repair {
         "RootFilesystemFailing",
         "DiskStalled",
         "PidsExhausted",
+        "LocalDiskUnmounted",
         "KubeletDown",
         "KubeletCrashLooping",
         "KubeletUnresponsive",

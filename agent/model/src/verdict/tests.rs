@@ -464,6 +464,28 @@ fn consequences_are_folded_and_start_anew_without_their_cause() {
 }
 
 #[test]
+fn disks_that_cannot_be_mounted_again_need_a_reboot_unless_somebody_is_at_work_there() {
+    let left = || Some(vec!["disks.mounted.var-lib-kubelet.mount: written to".to_owned(), "other: why".to_owned()]);
+    let mut node = Node::new();
+    node.seen.drift = left();
+    node.run(590);
+    let told =
+        |node: &Node| -> Vec<&str> { node.state.findings().iter().map(|finding| finding.fault.reason).collect() };
+    assert_eq!(told(&node), ["ConfigurationDrift", "LocalDiskUnmounted"]);
+    assert_eq!(node.state.current.state, Verdict::Degraded);
+    node.run(60);
+    assert_eq!(node.verdict(), (Verdict::NeedsReboot, Some("LocalDiskUnmounted")));
+
+    let mut node = Node::new();
+    node.seen.units.insert("kubelet.service".to_owned(), unit("inactive", "dead", "success"));
+    node.seen.kubelet = Some(refused());
+    node.run(60);
+    node.seen.drift = left();
+    node.run(900);
+    assert_eq!(node.state.current.state, Verdict::Degraded);
+}
+
+#[test]
 fn a_fault_that_comes_and_goes_is_held_at_degraded() {
     let mut node = Node::new();
     for _ in 0..3 {

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use nap_vm::{Overlay, Vm, VmError, artifact, workspace};
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::Value;
 
 /// From power-on to the end of a boot of the agent, on two busy cores under emulation. Usually 40 s.
@@ -29,6 +30,13 @@ macro_rules! give_up {
     };
 }
 pub(crate) use give_up;
+
+/// A client certificate that ended years ago.
+pub(crate) fn expired_certificate() -> String {
+    let mut params = CertificateParams::default();
+    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+    params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+}
 
 /// Tells whoever runs the tests, also when they pass: the test harness swallows only what `println!` says.
 pub(crate) fn note(text: Arguments<'_>) {

@@ -1,6 +1,6 @@
 //! Repairs on a real machine: what hangs, is given up by systemd, or drifts comes back by itself, in the time that is noted.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nap_vm::{Image, Vm, VmLock};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
@@ -17,10 +17,16 @@ const CHRONYD: &str = "[Service]\nExecStart=/usr/bin/sleep infinity\nRestart=alw
 /// From the finding to the service that is back, on a machine that emulates its own.
 const BACK_WITHIN: f64 = 60.0;
 
+/// How long a disk may be full before the node makes room: ten minutes by the rules.
+const ROOM: Duration = Duration::from_secs(900);
+
 /// The guard with a door for the provisioner.
 const TLS: &str = "[Service]\nExecStart=\nExecStart=/usr/bin/nap-agent guard --tls-listen 127.0.0.1:20267 \
     --tls-certificate /etc/nap-agent/tls/guard.pem --tls-key /etc/nap-agent/tls/guard-key.pem \
     --tls-client-ca /etc/nap-agent/tls/ca.pem --tls-operator node-provisioner\n";
+
+/// A client certificate of long ago.
+const EXPIRED: &str = "/expired.pem";
 
 /// A pod network that is there, as far as containerd looks.
 pub(crate) const CNI: &str = r#"{"cniVersion": "1.0.0", "name": "nap-vm", "plugins": [{"type": "bridge", "bridge": "vm0", "ipam": {"type": "host-local", "subnet": "10.99.0.0/24"}}]}"#;
@@ -43,7 +49,10 @@ fn what_hangs_fails_or_drifts_is_repaired_by_the_node_itself() {
     for (name, pem) in &certificates {
         overlay = overlay.text(&format!("/etc/nap-agent/tls/{name}.pem"), pem.as_str(), 0o600);
     }
-    overlay = overlay.text("/etc/systemd/system/nap-agent.service.d/50-tls.conf", TLS, 0o644);
+    overlay = overlay
+        .text("/etc/systemd/system/nap-agent.service.d/50-tls.conf", TLS, 0o644)
+        .text(EXPIRED, guest::expired_certificate(), 0o600)
+        .text("/usr/lib/nap-vm/image.py", include_str!("repairs/image.py"), 0o644);
     let options = azure.vm("repairs", overlay, &azure.bootstrap());
     let mut vm = Vm::start_with(lock, &image, &options).unwrap();
     assert_eq!(wait_for_agent(&mut vm), 0);
@@ -80,6 +89,8 @@ fn what_hangs_fails_or_drifts_is_repaired_by_the_node_itself() {
         ] {
             assert_a_system_service_that_was_given_up_is_started(&mut vm, unit, subsystem, reason);
         }
+        assert_an_expired_certificate_is_replaced(&mut vm);
+        assert_room_is_made_on_a_full_disk(&mut vm);
         assert_a_granted_reboot_mends_a_read_only_root(&mut vm);
     }
 }
@@ -105,6 +116,46 @@ fn certificates() -> [(&'static str, String); 5] {
         ("operator", operator),
         ("operator-key", operator_key),
     ]
+}
+
+/// With the bootstrap token that is in cloud-init's copy of the custom data and no more in ours.
+fn assert_an_expired_certificate_is_replaced(vm: &mut Vm) {
+    const CURRENT: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
+    let certificate = format!("sha256sum <$(readlink -f {CURRENT})");
+    let before = told(vm, &certificate);
+    let start = now(vm);
+    told(vm, &format!("cat {EXPIRED} >$(readlink -f {CURRENT})"));
+    let expired = told(vm, &certificate);
+    assert_repaired(vm, start, "kubelet", "ClientCertificateExpired", Some("kubelet"));
+    let after = told(vm, &certificate);
+    assert!(after != before && after != expired, "kubelet has another certificate");
+    told(vm, "until ! test -e /var/lib/kubelet/bootstrap-kubeconfig; do sleep 0.2; done");
+}
+
+/// containerd on a disk that an image which nobody uses and something else fill; kubelet, which is none, collects no images.
+fn assert_room_is_made_on_a_full_disk(vm: &mut Vm) {
+    told(
+        vm,
+        "systemctl stop kubelet containerd && truncate -s 256M /var/tmp/images.img && mkfs.ext4 -q /var/tmp/images.img \
+         && mount -o loop /var/tmp/images.img /var/lib/containerd && systemctl start containerd kubelet",
+    );
+    told(
+        vm,
+        "python3 /usr/lib/nap-vm/image.py /var/tmp/image.tar && ctr --namespace k8s.io images import /var/tmp/image.tar >/dev/null",
+    );
+    let image = "ctr --namespace k8s.io images list --quiet | grep -q example.test/unused";
+    told(vm, image);
+    until_health(vm, |document| document["verdict"]["state"] == "Healthy");
+    let start = now(vm);
+    told(vm, "dd if=/dev/zero of=/var/lib/containerd/fill bs=1M 2>/dev/null; true");
+    until_health(vm, |document| finding(document, "DiskFull").is_some());
+    // kubelet's own collection comes first.
+    assert_eq!(vm.run(&format!("while {image}; do sleep 1; done"), ROOM).unwrap().status, 0);
+    assert_repaired(vm, start, "storage", "DiskFull", None);
+    note(format_args!(
+        "room: {}",
+        told(vm, "df -h /var/lib/containerd | tail -n 1; tail -n 1 /var/lib/nap-agent/repairs.jsonl")
+    ));
 }
 
 /// No record of it can be made on that disk: the provisioner's grant is for this boot, and is enough.

@@ -48,7 +48,7 @@ pub(super) const ROUNDS: &[&[Injection]] = &[
         injection(
             &["ContainerdUnresponsive"],
             "kill -STOP $(pidof -s containerd)",
-            "kill -CONT $(pidof -s containerd)",
+            "pkill -CONT -x containerd",
         ),
         injection(
             &["KubeletDown", "KubeletCrashLooping"],
@@ -73,7 +73,8 @@ pub(super) const ROUNDS: &[&[Injection]] = &[
             "dd if=/dev/zero of=/var/lib/containerd/fill bs=1M 2>/dev/null; true",
             "rm /var/lib/containerd/fill",
         ),
-        injection(&["KubeletUnresponsive"], "kill -STOP $(pidof -s kubelet)", "kill -CONT $(pidof -s kubelet)"),
+        // systemd's watchdog may have killed it by then.
+        injection(&["KubeletUnresponsive"], "kill -STOP $(pidof -s kubelet)", "pkill -CONT -x kubelet || true"),
         injection(
             &["ClientCertificateExpired", "ClientCertificateExpiring"],
             "mount --bind /expired.pem $(readlink -f /var/lib/kubelet/pki/kubelet-client-current.pem)",
@@ -151,15 +152,16 @@ pub(super) const ROUNDS: &[&[Injection]] = &[
             "cp -a /etc/kubernetes/azure.json /run/azure.json && echo drifted >/etc/kubernetes/azure.json",
             "cp -a /run/azure.json /etc/kubernetes/azure.json",
         ),
+        // networkd, when it starts again, takes away what it does not know.
         injection(
             &["APIServerUnreachable"],
             "ip route add prohibit 168.61.0.10/32",
-            "ip route del prohibit 168.61.0.10/32",
+            "ip route del prohibit 168.61.0.10/32 || true",
         ),
         injection(
             &["ImdsUnreachable"],
             "ip route add prohibit 169.254.169.254/32",
-            "ip route del prohibit 169.254.169.254/32",
+            "ip route del prohibit 169.254.169.254/32 || true",
         ),
     ],
     &[
