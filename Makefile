@@ -12,7 +12,7 @@ TARGET ?= carrier
 SECONDS ?= 60
 PROGRAMS := --workspace --bins
 
-.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-faults e2e-repairs e2e-others packages vm vm-long resets chaos arm64 fuzz guards bench bench-disks bench-watch bless release clean
+.PHONY: demo test check setup setup-vm setup-containerd setup-packages build fmt clippy deny direction docs unit e2e e2e-faults e2e-repairs e2e-others packages vm vm-long resets chaos soak arm64 fuzz guards bench bench-disks bench-watch bless release clean
 
 demo: setup
 	$(CARGO) build --quiet $(PROGRAMS)
@@ -95,6 +95,10 @@ resets: setup setup-vm build
 # An hour of faults at random in a VM; NAP_VM_CHAOS=10 make chaos for ten minutes.
 chaos: setup setup-vm build
 	NAP_VM_CHAOS=$${NAP_VM_CHAOS:-60} $(CARGO) test --package nap-vm chaos -- --nocapture
+
+# Two hours of load without a fault in a VM; NAP_VM_SOAK=10 make soak for ten minutes.
+soak: setup setup-vm build
+	NAP_VM_SOAK=$${NAP_VM_SOAK:-120} $(CARGO) test --package nap-vm no_load -- --nocapture
 
 # The program for arm64 starts and plans, and the unit tests run, all emulated: half an hour, most of it the compiler.
 arm64: setup

@@ -222,7 +222,7 @@ impl Run<'_> {
     /// The local disks cannot be used: what is mounted of them goes, and the node is planned on its OS disk, also by the guard.
     async fn without_local_disks(&mut self, why: String) -> Result<Plan, Failure> {
         if let Ok(units) = Units::connect(&self.context.root).await {
-            for (unit, _) in disk_units() {
+            for unit in disk_units() {
                 if units.status(unit).await.is_ok_and(|status| status.is_started()) {
                     self.stop(unit).await;
                 }

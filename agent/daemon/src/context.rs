@@ -14,6 +14,7 @@ use nap_model::facts::{Disk, Dmi, Facts, Instance};
 use nap_model::os::Distribution;
 use nap_model::plan::CONTAINERD_DIRECTORY;
 use nap_model::report::{Failure, Reason};
+use nap_model::secret::SecretString;
 use tracing::{info, warn};
 
 use crate::cli::{Common, Output};
@@ -43,9 +44,16 @@ impl Context {
         Ok(Self { root: Arc::new(root), imds: Arc::new(imds), output: common.output, common })
     }
 
-    /// Finds the configuration in the sources, the provisioning disc among them.
+    /// Finds the configuration in the sources, the provisioning disc among them; for a boot, which may have to join once more.
     pub(crate) async fn find(&self) -> Result<Found, Failure> {
-        self.find_within(Reach { may_mount: true, imds_limit: sources::IMDS_LIMIT }).await
+        let mut found = self.find_within(Reach { may_mount: true, imds_limit: sources::IMDS_LIMIT }).await?;
+        if found.source == Source::OwnCopy
+            && !self.has_valid_certificate()
+            && let Some(config) = &mut found.decoded.config
+        {
+            config.bootstrap_token = self.find_token(config).await;
+        }
+        Ok(found)
     }
 
     /// Finds the configuration and touches nothing: for commands that only show something, and for the guard.
@@ -57,17 +65,17 @@ impl Context {
         let given = self.common.custom_data.as_deref();
         // A given file can be looked at anywhere, also where the firmware's words are root's alone.
         let dmi = if given.is_some() { Dmi::default() } else { self.dmi()? };
-        let mut found = sources::find(&self.root, given, &dmi, &self.imds, reach).await?;
+        let found = sources::find(&self.root, given, &dmi, &self.imds, reach).await?;
         info!(source = ?found.source, format = %found.decoded.document.format, "custom data found");
-        if found.source == Source::OwnCopy
-            && !self.has_valid_certificate()
-            && let Some(config) = &mut found.decoded.config
-            && let Some((source, token)) = sources::find_token(&self.root, &dmi, &self.imds, reach).await
-        {
-            info!(?source, "kubelet's client certificate is not valid; the bootstrap token is looked up again");
-            config.bootstrap_token = Some(token);
-        }
         Ok(found)
+    }
+
+    /// The bootstrap token of a node that has lost its certificate; our own copy of the custom data has none, as it had done its work.
+    pub(crate) async fn find_token(&self, config: &NodeConfig) -> Option<SecretString> {
+        let dmi = self.dmi().ok()?; // without it nothing else was found either
+        let (source, token) = sources::find_token(&self.root, &dmi, &self.imds, &config.cluster).await?;
+        info!(?source, "the bootstrap token was looked up again");
+        Some(token)
     }
 
     fn has_valid_certificate(&self) -> bool {

@@ -13,14 +13,16 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use nap_host::executor::{Comparison, Difference, Executor, compare};
 use nap_host::journal::{self, Event, Journal};
+use nap_host::root::Root;
 use nap_host::units::Units;
 use nap_host::{alone, api, chain, mirror, notify, observe, persist, random};
 use nap_model::config::NodeConfig;
 use nap_model::facts::Facts;
 use nap_model::monitor::{CONTAINERD, KUBELET};
 use nap_model::plan::{
-    MIRROR_ANSWERS, MIRROR_PORT, MOUNTED, Plan, Readiness, SNAPSHOTTER_ANSWERS, Stage, Step, WHOLE_IMAGES, Want,
-    after_containerd, api_server_tag, gpus_expected, keep, node_name, tries_secure_tls, whole_images,
+    MIRROR_ANSWERS, MIRROR_PORT, Plan, Readiness, SECURE_TLS_RUN, SNAPSHOTTER_ANSWERS, Stage, Step, WHOLE_IMAGES, Want,
+    after_containerd, api_server_tag, disk_units, gpus_expected, keep, node_mount_point, node_name, tries_secure_tls,
+    whole_images,
 };
 use nap_model::report::{Failure, Reason};
 use tokio::time::{Instant, interval};
@@ -30,7 +32,7 @@ use crate::context::{Context, config_of};
 use crate::http::Health;
 use crate::logging::Tail;
 use crate::progress::Progress;
-use crate::{boot, finish, unmounted};
+use crate::{boot, finish};
 
 /// Most repairs of one step in [`REPAIR_WINDOW`].
 const MAX_REPAIRS: usize = 5;
@@ -53,8 +55,11 @@ const MIRROR_ANSWERS_NEEDED: u32 = 2;
 /// When a containerd that did not tell of its images is asked again.
 const IMAGES_AGAIN: Duration = Duration::from_secs(60);
 
-/// How often a node without a valid certificate looks whether anybody has a bootstrap token for it.
-const TOKEN_AGAIN: Duration = Duration::from_secs(600);
+/// How often a node whose certificate has expired looks for a bootstrap token.
+const TOKEN_AGAIN: Duration = Duration::from_secs(60);
+
+/// Longest restart of kubelet: systemd gives it 90 s to end.
+const RESTART_LIMIT: Duration = Duration::from_secs(120);
 
 /// How often the tag with a private API server's address is read, give or take a half.
 /// Source: AgentBaker, `reconcilePrivateHosts.sh`.
@@ -107,7 +112,7 @@ pub(crate) struct Guard<'a> {
     said: String,
     /// When the tag of a private API server is read next.
     tag_at: Instant,
-    /// When a bootstrap token is looked for again.
+    /// When a bootstrap token is looked for next.
     token_at: Instant,
     /// How many looks in a row the streaming mirror has answered after it was silent.
     mirror_answered: u32,
@@ -230,7 +235,9 @@ impl<'a> Guard<'a> {
         if let Some(unknown) = unknown.iter().find(|unknown| unknown.essential) {
             return Ok(State::Failed(format!("{}: {}", unknown.step, unknown.why)));
         }
-        found.retain(|difference| !is_ill(&plan, difference));
+        let unmounted = |difference: &Difference| node_mount_point(&difference.step).filter(|_| difference.is_down);
+        self.health.misses(found.iter().filter_map(unmounted).map(str::to_owned).collect());
+        found.retain(|difference| !is_ill(&plan, difference) && unmounted(difference).is_none());
         let is_due = self.images_at.is_some_and(|at| Instant::now() >= at) && !self.observe_only;
         let whole_images = whole_images.filter(|_| is_due);
         if found.is_empty() && whole_images.is_none() {
@@ -264,17 +271,21 @@ impl<'a> Guard<'a> {
         })
     }
 
-    /// A node whose certificate is not valid needs its bootstrap token again, and any other must not keep one.
-    fn follow_certificate(&mut self, facts: &Facts) {
+    /// A node whose certificate has expired needs its bootstrap token again, which our own copy of the custom data has no more; any other node
+    /// has no use for one.
+    async fn follow_certificate(&mut self, facts: &Facts) {
+        let has_expired =
+            facts.client_certificate.is_some_and(|certificate| facts.observed_at >= certificate.not_after);
         let Some(config) = &mut self.config else { return };
-        if facts.has_joined() {
+        if !has_expired {
             config.bootstrap_token = None;
         } else if config.bootstrap_token.is_none()
             && !tries_secure_tls(config, facts)
+            && !self.observe_only
             && Instant::now() >= self.token_at
         {
             self.token_at = Instant::now() + TOKEN_AGAIN;
-            self.config = None;
+            config.bootstrap_token = self.context.find_token(config).await;
         }
     }
 
@@ -282,14 +293,12 @@ impl<'a> Guard<'a> {
     /// containerd. No program is started for it.
     async fn plan(&mut self) -> Result<(Plan, Option<Stage>), Failure> {
         let mut facts = self.context.kept_facts("guard")?;
-        self.follow_certificate(&facts);
-        let config = match &self.config {
-            Some(config) => config,
-            None => {
-                let found = self.context.look_for().await?;
-                self.config.insert(config_of(&found)?.clone())
-            }
-        };
+        if self.config.is_none() {
+            let found = self.context.look_for().await?;
+            self.config = Some(config_of(&found)?.clone());
+        }
+        self.follow_certificate(&facts).await;
+        let config = self.config.as_ref().expect("it was put there");
         if let Some(tag) = api_server_tag(config).filter(|_| Instant::now() >= self.tag_at) {
             self.tag_at = Instant::now() + random::about(TAG_EVERY, 0.5);
             follow_tag(self.context, tag, &mut facts).await;
@@ -310,11 +319,10 @@ impl<'a> Guard<'a> {
     async fn allowed(&mut self, plan: Plan, differing: &[&str]) -> (Vec<Stage>, Vec<String>) {
         let mut stages = Vec::new();
         let mut left = Vec::new();
-        let may_mount = unmounted::may_mount(&self.context.root, differing).await;
         for stage in plan.stages {
             let mut steps = Vec::new();
             for step in stage.steps.into_iter().filter(|step| differing.contains(&step.id.as_str())) {
-                match self.refusal(&step, &may_mount).await {
+                match self.refusal(&step).await {
                     Some(why) => left.push(format!("{}: {why}", step.id)),
                     None => steps.push(without_mkfs(step)),
                 }
@@ -324,17 +332,19 @@ impl<'a> Guard<'a> {
         (stages, left)
     }
 
-    async fn refusal(&mut self, step: &Step, may_mount: &Result<(), String>) -> Option<String> {
+    async fn refusal(&mut self, step: &Step) -> Option<String> {
         if let Want::Copied { to, .. } = &step.want {
             return Some(format!("{to} is gone; only a boot makes it, before anything runs in it"));
         }
-        if step.id.starts_with(MOUNTED) {
-            // Unmounted by whomever, its unit looks as if it was stopped on purpose.
-            if let Err(why) = may_mount {
-                return Some(why.clone());
-            }
-        } else if let Want::Unit { name, readiness: Readiness::Active | Readiness::Started, .. } = &step.want
-            // One that only has to run to its end is inactive before it has.
+        if let Want::Unit { name, .. } = &step.want
+            && disk_units().any(|unit| unit == *name)
+        {
+            return Some(format!(
+                "{name} is not as the boot left it; mounting over running pods would hide what they wrote"
+            ));
+        }
+        // One that only has to run to its end is inactive before it has.
+        if let Want::Unit { name, readiness: Readiness::Active | Readiness::Started, .. } = &step.want
             && let Some(why) = hands_off(self.context, name).await
         {
             return Some(why);
@@ -363,13 +373,30 @@ impl<'a> Guard<'a> {
         let mut repaired = Vec::new();
         for stage in stages.iter().filter(|stage| !stage.steps.is_empty()) {
             let applied = executor.apply(stage).await.map_err(|error| chain(&error))?;
+            // A kubelet that runs does not look for another certificate.
+            if applied.changed.iter().any(|step| step == SECURE_TLS_RUN) {
+                restart_kubelet(root).await;
+            }
             if stage.name == WHOLE_IMAGES {
                 self.images_at = (!applied.degraded.is_empty()).then(|| Instant::now() + IMAGES_AGAIN);
             }
             repaired.extend(applied.changed);
         }
-        unmounted::have_remounted(root, &repaired).await;
         Ok(repaired)
+    }
+}
+
+async fn restart_kubelet(root: &Root) {
+    let restart = async {
+        let units = Units::connect(root).await?;
+        match units.status(KUBELET).await?.is_stopped_on_purpose() {
+            true => Ok(()),
+            false => units.revive(KUBELET, RESTART_LIMIT).await,
+        }
+    };
+    match restart.await {
+        Ok(()) => info!("kubelet restarted for its other client certificate"),
+        Err(error) => warn!(error = chain(&error), "kubelet does not restart for its other client certificate"),
     }
 }
 

@@ -157,6 +157,7 @@ impl Watcher {
         }
         let mut observed = self.watch.sweep(EVERY).await;
         observed.drift = self.health.take_drift();
+        observed.unmounted = self.health.take_unmounted();
         for line in &observed.kernel_lines {
             info!(finding = line.name, "the kernel says: {line}");
         }

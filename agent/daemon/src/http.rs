@@ -50,6 +50,7 @@ struct Seen {
     looked: Instant,
     state: Option<State>,
     drift: Option<Vec<String>>,
+    unmounted: Option<Vec<String>>,
     node_name: Option<String>,
     gpus: Option<GpusExpected>,
     swept: Instant,
@@ -105,6 +106,7 @@ impl Health {
             looked: now,
             state: None,
             drift: None,
+            unmounted: None,
             node_name: None,
             gpus: None,
             swept: now,
@@ -144,6 +146,15 @@ impl Health {
     /// What the guard could not put back, once for each look.
     pub(crate) fn take_drift(&self) -> Option<Vec<String>> {
         self.seen().drift.take()
+    }
+
+    /// The guard knows what of the node's own is not mounted.
+    pub(crate) fn misses(&self, unmounted: Vec<String>) {
+        self.seen().unmounted = Some(unmounted);
+    }
+
+    pub(crate) fn take_unmounted(&self) -> Option<Vec<String>> {
+        self.seen().unmounted.take()
     }
 
     pub(crate) fn take_node_name(&self) -> Option<String> {

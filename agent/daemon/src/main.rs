@@ -17,7 +17,6 @@ mod repairs;
 mod shared_conditions;
 mod show;
 mod show_repairs;
-mod unmounted;
 mod verify;
 mod wait;
 

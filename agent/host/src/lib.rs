@@ -11,7 +11,6 @@ pub mod checkpoint;
 pub mod cmd;
 pub mod conditions;
 pub mod confined;
-pub mod covered;
 pub mod executor;
 mod expiry;
 mod free_space;

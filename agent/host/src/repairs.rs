@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use nap_model::monitor::KUBELET;
 use nap_model::plan::{AbsPath, BOOTSTRAP_KUBECONFIG, LEFT_STREAMING};
 use nap_model::repair::{Act, Attempt};
@@ -224,17 +223,13 @@ fn leave_streaming(root: &Root) -> Result<(), String> {
     Ok(())
 }
 
-/// Something gives kubelet a certificate when it starts: one that the secure TLS client got, or the kubeconfig with the token.
+/// Something gives kubelet a certificate when it starts: the kubeconfig with the token.
 fn look_for_credential(root: &Root) -> Result<(), String> {
-    let certificate = observe::client_certificate(root).map_err(|error| chain(&error))?;
-    if certificate.is_some_and(|certificate| certificate.is_valid_at(Timestamp::now())) {
-        return Ok(());
-    }
     let found = root.entry(&AbsPath::literal(BOOTSTRAP_KUBECONFIG)).map_err(|error| chain(&error))?;
     match found {
         Some(_) => Ok(()),
         None => Err(format!(
-            "nothing gives kubelet another certificate: there is no {BOOTSTRAP_KUBECONFIG}, which the guard writes when it finds a custom data with a bootstrap token"
+            "nothing gives kubelet another certificate: there is no {BOOTSTRAP_KUBECONFIG}; the guard writes it when it finds a bootstrap token"
         )),
     }
 }
@@ -280,6 +275,7 @@ fn is_pending(root: &Root, process: u32, signal: Signal) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
     use nap_model::repair::{Ended, Outcome};
 
     use super::*;

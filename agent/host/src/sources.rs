@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nap_model::config::carrier::CarrierError;
-use nap_model::config::{Decoded, decode, ovf};
+use nap_model::config::{Cluster, Decoded, decode, ovf};
 use nap_model::facts::Dmi;
 use nap_model::report::{Failure, Reason};
 use nap_model::secret::SecretString;
@@ -18,7 +18,9 @@ use crate::{chain, media, persist};
 /// How long IMDS may take when the configuration must come from it, in seconds: a host update answers 410 for up to 70.
 pub const IMDS_LIMIT: Duration = Duration::from_secs(90);
 
-/// How long it may take for a token that most likely is elsewhere, or nowhere.
+const WAAGENT_COPY: &str = "/var/lib/waagent/CustomData";
+
+/// How long IMDS may take for a token that most likely is elsewhere, or nowhere.
 const TOKEN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How far a search may go.
@@ -92,15 +94,24 @@ pub async fn find(root: &Root, given: Option<&Path>, dmi: &Dmi, imds: &Imds, rea
     }
 }
 
-/// The bootstrap token in another's copy of this VM's custom data: ours has none, because it had done its work. Nothing where nobody has one.
-pub async fn find_token(root: &Root, dmi: &Dmi, imds: &Imds, reach: Reach) -> Option<(Source, SecretString)> {
-    let mut search = Search { may_mount: reach.may_mount, is_of_others: true, ..Search::default() };
-    let found = match search.on_disk(root, dmi) {
-        Some(found) => Some(found),
-        None => search.in_imds(imds, TOKEN_LIMIT).await,
+/// The bootstrap token for this cluster in another's copy of the custom data, the first that has one: ours has none, because it had done its
+/// work. A copy that an image was captured with is of another cluster.
+pub async fn find_token(root: &Root, dmi: &Dmi, imds: &Imds, cluster: &Cluster) -> Option<(Source, SecretString)> {
+    let mut search = Search::default();
+    let token = |won: Won| {
+        let (source, decoded) = won?;
+        let config = decoded.config.filter(|config| config.cluster == *cluster)?;
+        Some((source, config.bootstrap_token?))
     };
-    let (source, decoded) = found?;
-    Some((source, decoded.config?.bootstrap_token?))
+    let copies = [
+        search.ovf_copy(root),
+        search.file(root, Source::WaagentCopy, WAAGENT_COPY),
+        search.cloud_init_copy(root, dmi),
+    ];
+    match copies.into_iter().find_map(token) {
+        Some(found) => Some(found),
+        None => token(search.in_imds(imds, TOKEN_LIMIT).await),
+    }
 }
 
 /// The source that won and what it gave; nothing when it gave nothing.
@@ -113,8 +124,6 @@ struct Search {
     damaged: bool,
     may_mount: bool,
     imds_failed: bool,
-    /// Our own copy is not looked at.
-    is_of_others: bool,
 }
 
 impl Search {
@@ -130,7 +139,7 @@ impl Search {
             &|search| search.media(root),
             &|search| search.own_copy(root, dmi),
             &|search| search.ovf_copy(root),
-            &|search| search.file(root, Source::WaagentCopy, "/var/lib/waagent/CustomData"),
+            &|search| search.file(root, Source::WaagentCopy, WAAGENT_COPY),
             &|search| search.cloud_init_copy(root, dmi),
         ];
         // A custom data that is damaged is this boot's, and an older copy would be the wrong one.
@@ -183,9 +192,6 @@ impl Search {
     }
 
     fn own_copy(&mut self, root: &Root, dmi: &Dmi) -> Won {
-        if self.is_of_others {
-            return None;
-        }
         match persist::read_copy(root, dmi) {
             Ok(Some(bytes)) => self.opens(Source::OwnCopy, &bytes),
             Ok(None) => self.no(Source::OwnCopy, "no copy of this VM's".to_owned()),

@@ -210,6 +210,7 @@ async fn the_guard_gets_another_certificate_for_one_that_expired() {
 
     let path = "/var/lib/kubelet/pki/kubelet-client-1.pem";
     let good = node.root.read(path);
+    let before = node.systemd.as_ref().unwrap().history().len();
     let ago = |hours: u64| std::time::SystemTime::now() - Duration::from_secs(3600 * hours);
     let expired = node.api.mint_client_certificate_valid(NAME, ago(48), ago(24));
     node.root.write(path, &format!("{}{}", expired.certificate_pem, expired.key_pem));
@@ -219,4 +220,12 @@ async fn the_guard_gets_another_certificate_for_one_that_expired() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(calls(&node).len(), 2);
+    // A kubelet that runs does not look for it.
+    while !node.systemd.as_ref().unwrap().history()[before..]
+        .iter()
+        .any(|call| call.unit == "kubelet.service" && call.verb == "RestartUnit")
+    {
+        assert!(start.elapsed() < Duration::from_secs(30), "kubelet was not restarted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

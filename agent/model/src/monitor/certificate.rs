@@ -16,7 +16,7 @@ static EXPIRED: Fault = Fault {
     // A clock that is ahead makes every certificate old.
     explained_by: &["ClockSkewed"],
     meaning: "kubelet's client certificate has expired; the API server refuses this node.",
-    hint: "kubelet needs a bootstrap token for a new one; usually the node is replaced.",
+    hint: "The guard looks for a bootstrap token in the copies of the custom data; without one that is still good the node is replaced.",
 };
 static EXPIRING: Fault = Fault {
     explained_by: &["ClientCertificateExpired", "ClockSkewed"],

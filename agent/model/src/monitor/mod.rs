@@ -20,6 +20,7 @@ pub mod kernel_line;
 mod kubelet;
 mod limits;
 mod memory;
+mod mounts;
 mod network;
 mod nvme;
 mod observed;
@@ -249,6 +250,7 @@ pub const MONITORS: &[Monitor] = &[
     network::MONITOR,
     system_services::MONITOR,
     systemd::MONITOR,
+    mounts::MONITOR,
     drift::MONITOR,
 ];
 

@@ -72,6 +72,8 @@ pub struct Observed {
     pub client_certificate: Option<Certificate>,
     /// What the guard cannot put back.
     pub drift: Option<Vec<String>>,
+    /// Where the boot had mounted something that the node lies on, and nothing is mounted now.
+    pub unmounted: Option<Vec<String>>,
     /// Where the way to the API server ends: nothing when it is whole.
     pub api_server: Option<Result<(), String>>,
     /// What IMDS announces for this VM.

@@ -13,7 +13,7 @@ pub(super) const CA: &str = "/etc/kubernetes/certs/ca.crt";
 /// Holds the token; gone once the client certificate is valid.
 pub const BOOTSTRAP_KUBECONFIG: &str = "/var/lib/kubelet/bootstrap-kubeconfig";
 /// kubelet's keys and certificates.
-pub const KUBELET_KEYS: &str = "/var/lib/kubelet/pki";
+pub(super) const KUBELET_KEYS: &str = "/var/lib/kubelet/pki";
 /// kubelet's client certificate and its key; kubelet turns the link to the newest.
 pub const CLIENT_CERTIFICATE: &str = "/var/lib/kubelet/pki/kubelet-client-current.pem";
 /// Written by kubelet.

@@ -116,23 +116,28 @@ const UNCOVERED: &str = "/run/nap-agent/lib";
 const UNCOVERED_UNIT: &str = "run-nap\\x2dagent-lib.mount";
 const UNCOVERED_KEYS: &str = "/run/nap-agent/lib/kubelet/pki";
 
-/// All our mount units with their mount points, in an order in which they can be stopped.
-pub fn disk_units() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let places = PLACES.iter().map(|place| (place.unit, place.path));
-    let first = [(KEYS_UNIT, KUBELET_KEYS), (UNCOVERED_UNIT, UNCOVERED)];
-    first.into_iter().chain(places).chain(NUMBERED).chain([(EPHEMERAL_UNIT, EPHEMERAL)])
+/// All our mount units, in an order in which they can be stopped.
+pub fn disk_units() -> impl Iterator<Item = &'static str> {
+    let places = PLACES.iter().map(|place| place.unit);
+    let numbered = NUMBERED.iter().map(|(unit, _)| *unit);
+    [KEYS_UNIT, UNCOVERED_UNIT].into_iter().chain(places).chain(numbered).chain([EPHEMERAL_UNIT])
 }
 
 /// Start of the names of the steps that mount, each with its unit behind it.
-pub const MOUNTED: &str = "disks.mounted.";
+const MOUNTED: &str = "disks.mounted.";
 
-/// The unit that puts kubelet's directory in its place.
-pub const KUBELET_MOUNT: &str = PLACES[0].unit;
+/// Where a step mounts something that the node itself lies on; nothing for other steps, and for the disks of `mount`, which are their owner's.
+pub fn node_mount_point(step: &str) -> Option<&'static str> {
+    let unit = step.strip_prefix(MOUNTED)?;
+    let places = PLACES.iter().map(|place| (place.unit, place.path));
+    let mut all = places.chain([(KEYS_UNIT, KUBELET_KEYS), (EPHEMERAL_UNIT, EPHEMERAL)]);
+    all.find_map(|(of, path)| (of == unit).then_some(path))
+}
 
 const SWAP: Swap = Swap { file: "/var/lib/ephemeral/swapfile", unit: "var-lib-ephemeral-swapfile.swap" };
 
-/// Is there when containerd may start: its directory is where this boot wants it. Written when everything is mounted.
-pub const DISKS_READY: &str = "/run/nap-agent/disks-ready";
+/// Is there when containerd may start: its directory is where this boot wants it.
+const READY: &str = "/run/nap-agent/disks-ready";
 
 /// A file system on local disks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -339,7 +344,7 @@ impl LocalDisks {
         let mut steps = Vec::new();
         if self.wanted {
             let text = format!(
-                "# Written by nap-agent: its directory may be moved first.\n[Unit]\nConditionPathExists={DISKS_READY}\n"
+                "# Written by nap-agent: its directory may be moved first.\n[Unit]\nConditionPathExists={READY}\n"
             );
             let want = public_file("/etc/systemd/system/containerd.service.d/20-nap-agent-disks.conf", text);
             let why = "containerd must not fill a directory that is about to be covered";
@@ -417,7 +422,7 @@ impl LocalDisks {
             steps.push(self.unit_step(KEYS_UNIT, "a node whose local disks come back blank must still have its keys"));
         }
         if self.wanted {
-            let want = public_file(DISKS_READY, "The directories of containerd and kubelet are in their places.\n");
+            let want = public_file(READY, "The directories of containerd and kubelet are in their places.\n");
             steps.push(Step::new("disks.ready", "containerd waits for it", want));
         }
         steps

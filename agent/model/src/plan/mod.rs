@@ -31,12 +31,12 @@ mod system;
 mod trust;
 
 pub use credential_provider::{CREDENTIAL_PROVIDER_CONFIG, matches_image};
-pub use credentials::{BOOTSTRAP_KUBECONFIG, CLIENT_CERTIFICATE, KUBELET_KEYS};
+pub use credentials::{BOOTSTRAP_KUBECONFIG, CLIENT_CERTIFICATE};
 pub use diff::text_diff;
 use disks::LocalDisks;
 pub use disks::{
-    CHUNK_KIB, CONTAINERD_DIRECTORY, DISKS_READY, DiskUse, EPHEMERAL, KUBELET_MOUNT, LABEL, MAX_READ_AHEAD_KIB,
-    MOUNTED, Member, READ_AHEAD_KIB, Volume, disk_units, disk_uses,
+    CHUNK_KIB, CONTAINERD_DIRECTORY, DiskUse, EPHEMERAL, LABEL, MAX_READ_AHEAD_KIB, Member, READ_AHEAD_KIB, Volume,
+    disk_units, disk_uses, node_mount_point,
 };
 pub use gpu::gpus_expected;
 use kubelet::node_address;

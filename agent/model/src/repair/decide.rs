@@ -328,8 +328,10 @@ fn is_unit_ours(situation: Situation<'_>, age: Duration, rung: &Repair) -> Resul
         ("inactive", _) if seen.result == "success" => Err(Hold::StoppedOnPurpose(unit)),
         ("deactivating", _) => Err(Hold::InTransition(unit)),
         ("activating", sub) if sub != "auto-restart" && age < START_PATIENCE => Err(Hold::InTransition(unit)),
-        // That it runs PID 1 says; that it does not answer may be the pressure. That it is down is no matter of speed.
-        ("active" | "reloading" | "refreshing", _) if situation.is_strained => Err(Hold::Strained),
+        // That it runs PID 1 says; that it does not answer may be the pressure. That it is down, or a date, is no matter of speed.
+        ("active" | "reloading" | "refreshing", _) if situation.is_strained && rung.act != Act::Rebootstrap => {
+            Err(Hold::Strained)
+        }
         _ => Ok(()),
     }
 }

@@ -1,8 +1,8 @@
 //! kubelet: forgotten failures and a restart; another certificate for one that expired. Pods go on meanwhile.
 //!
 //! A kubelet whose client certificate has expired asks for another with that very certificate, until it ends itself; only when it starts
-//! does it look for a bootstrap credential. By the plan the guard has put one there by then: the token's kubeconfig, or a certificate that the
-//! secure TLS client got. Whether a token is still good only the API server knows, so there is one attempt an hour.
+//! does it look for a bootstrap credential. By then the guard has put the token's kubeconfig back. Whether that token is still good only the
+//! API server knows.
 
 use std::time::Duration;
 
@@ -39,14 +39,15 @@ pub(super) static REBOOTSTRAP: Repair = Repair {
         "DataFilesystemFailing",
         "DiskStalled",
         "PidsExhausted",
+        "LocalDiskUnmounted",
         // There is nobody to ask.
         "APIServerUnreachable",
     ],
     risk: Risk::Low,
     // The guard's look comes first, and so does a kubelet that is about to get its certificate.
     after: minutes(1),
-    budget: (1, 2),
-    pause: (minutes(9), minutes(9)),
+    budget: (2, 4),
+    pause: (minutes(3), minutes(9)),
     limit: minutes(2),
-    meaning: "Restarts kubelet with the bootstrap credential that the guard has put back, or the certificate that the secure TLS client got.",
+    meaning: "Restarts kubelet with the bootstrap token that the guard has put back, for another client certificate.",
 };

@@ -131,6 +131,8 @@ const NO_RESTART_WHILE: &[&str] = &[
     "DataFilesystemFailing",
     "DiskStalled",
     "PidsExhausted",
+    // It would start with what is below its directory.
+    "LocalDiskUnmounted",
 ];
 
 /// Every repair, the mildest first: a fault's ladder is those against it, in this order.

@@ -464,15 +464,12 @@ fn consequences_are_folded_and_start_anew_without_their_cause() {
 }
 
 #[test]
-fn disks_that_cannot_be_mounted_again_need_a_reboot_unless_somebody_is_at_work_there() {
-    let left = || Some(vec!["disks.mounted.var-lib-kubelet.mount: written to".to_owned(), "other: why".to_owned()]);
+fn disks_that_were_unmounted_need_a_reboot_unless_somebody_is_at_work_there() {
+    let unmounted = || Some(vec!["/var/lib/kubelet".to_owned()]);
     let mut node = Node::new();
-    node.seen.drift = left();
+    node.seen.unmounted = unmounted();
     node.run(590);
-    let told =
-        |node: &Node| -> Vec<&str> { node.state.findings().iter().map(|finding| finding.fault.reason).collect() };
-    assert_eq!(told(&node), ["ConfigurationDrift", "LocalDiskUnmounted"]);
-    assert_eq!(node.state.current.state, Verdict::Degraded);
+    assert_eq!(node.verdict(), (Verdict::Degraded, Some("LocalDiskUnmounted")));
     node.run(60);
     assert_eq!(node.verdict(), (Verdict::NeedsReboot, Some("LocalDiskUnmounted")));
 
@@ -480,7 +477,7 @@ fn disks_that_cannot_be_mounted_again_need_a_reboot_unless_somebody_is_at_work_t
     node.seen.units.insert("kubelet.service".to_owned(), unit("inactive", "dead", "success"));
     node.seen.kubelet = Some(refused());
     node.run(60);
-    node.seen.drift = left();
+    node.seen.unmounted = unmounted();
     node.run(900);
     assert_eq!(node.state.current.state, Verdict::Degraded);
 }

@@ -81,10 +81,15 @@ impl Fault {
     }
 }
 
-struct Dice(u64);
+/// Numbers at random that the same seed gives again.
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -103,7 +108,7 @@ fn a_node_lives_through_faults_at_random() {
     let seed = std::env::var("NAP_VM_CHAOS_SEED").ok().map(|text| text.parse().expect("NAP_VM_CHAOS_SEED is a number"));
     let seed = seed.unwrap_or_else(|| std::process::id().into());
     note(format_args!("chaos: {minutes} minutes; NAP_VM_CHAOS_SEED={seed} plays the same"));
-    let mut dice = Dice(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15) | 1);
+    let mut dice = Dice::new(seed);
 
     let (lock, image) = (VmLock::take().unwrap(), Image::build().unwrap());
     let azure = Azure::start();

@@ -124,6 +124,8 @@ impl<'a> Faults<'a> {
     fn until(&mut self, limit: Duration, mut is_so: impl FnMut(&Self) -> bool) {
         let start = Instant::now();
         while !is_so(self) {
+            // Who looks without a pause is work that goes on, and not all tasks wait.
+            told(self.vm, "sleep 2");
             let document = self.look();
             assert!(start.elapsed() < limit, "{:?} seen, {:?} gone: {document:#}", self.seen, self.cleared.keys());
         }

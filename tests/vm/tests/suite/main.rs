@@ -15,6 +15,7 @@ mod local_disks;
 mod local_disks_cost;
 mod node_boots;
 mod node_settings;
+mod noise;
 mod package_boots;
 mod real_cluster;
 mod repairs;

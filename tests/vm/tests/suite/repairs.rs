@@ -7,6 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, Extend
 
 use crate::azure::Azure;
 use crate::guest::{self, BOOT, finding, note, now, seconds, text, told, until_health, wait_for_agent};
+use crate::noise;
 
 /// systemd gives these services up after three starts; our kubelet never is.
 pub(crate) const GIVES_UP: &str = "[Unit]\nStartLimitIntervalSec=1000\nStartLimitBurst=3\n";
@@ -39,7 +40,7 @@ pub(crate) const ROUTER_FILE: &str = "/etc/systemd/network/10-cloud-init-eth0.ne
 fn what_hangs_fails_or_drifts_is_repaired_by_the_node_itself() {
     let (lock, image) = (VmLock::take().unwrap(), Image::build().unwrap());
     let azure = Azure::start();
-    let mut overlay = guest::node().text("/etc/cni/net.d/10-nap-vm.conflist", CNI, 0o644);
+    let mut overlay = noise::with_noise(guest::node().text("/etc/cni/net.d/10-nap-vm.conflist", CNI, 0o644));
     overlay = overlay.text(ROUTER_FILE, ROUTER, 0o644);
     overlay = overlay.text("/etc/systemd/system/chronyd.service", CHRONYD, 0o644);
     for unit in ["kubelet", "systemd-networkd", "systemd-resolved", "systemd-journald", "chronyd"] {
@@ -58,6 +59,7 @@ fn what_hangs_fails_or_drifts_is_repaired_by_the_node_itself() {
     assert_eq!(wait_for_agent(&mut vm), 0);
     until_health(&mut vm, |document| document["verdict"]["state"] == "Healthy");
 
+    noise::assert_load_is_no_fault(&mut vm);
     assert_a_drifted_file_is_put_back(&mut vm);
     assert_a_hung_containerd_is_restarted(&mut vm);
     assert_a_kubelet_that_was_given_up_is_started(&mut vm);

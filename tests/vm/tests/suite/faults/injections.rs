@@ -201,7 +201,7 @@ pub(super) const ROUNDS: &[&[Injection]] = &[
     &[injection(&["DiskStalled"], "fsfreeze -f /var/lib/containerd", "fsfreeze -u /var/lib/containerd")],
     &[injection(
         &["MemoryStalled"],
-        "systemd-run --quiet --unit=squeezed --property=MemoryHigh=20M tail /dev/zero",
+        "systemd-run --quiet --unit=squeezed --property=MemoryHigh=20M sh -c 'for i in 1 2 3 4; do tail /dev/zero & done; wait'",
         "systemctl stop squeezed",
     )],
     // Its cgroup stands still, as the kernel lets any.
@@ -219,7 +219,6 @@ pub(super) const ROUNDS: &[&[Injection]] = &[
         "rm /run/never",
     )],
     &[
-        injection(&["ContainerdStopped"], "systemctl stop containerd", "systemctl start containerd"),
         // What a write gets after such an error is the kernel's to choose: EIO of Debian 13's (6.12), EROFS of older ones.
         injection(
             &["DataFilesystemFailing", "FilesystemErrors"],
@@ -228,6 +227,7 @@ pub(super) const ROUNDS: &[&[Injection]] = &[
              && mount -o loop,errors=remount-ro /other.img /var/lib/containerd && systemctl restart containerd",
         )
         .clears(Clears::Late),
+        injection(&["ContainerdStopped"], "systemctl stop containerd", "systemctl start containerd"),
     ],
     // The marks of a kernel stay until it goes, and so does a journald that systemd gave up until somebody starts it.
     &[
