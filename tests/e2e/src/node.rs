@@ -91,6 +91,13 @@ impl Node {
         self.root.write("/var/lib/waagent/ovf-env.xml", &document.to_xml());
     }
 
+    /// A condition of the Node, as the API server has it.
+    pub fn condition(&self, kind: &str) -> Option<Value> {
+        let node = serde_json::to_value(self.api.nodes().first()?).expect("a Node is JSON");
+        let conditions = node["status"]["conditions"].as_array()?;
+        conditions.iter().find(|condition| condition["type"] == kind).cloned()
+    }
+
     /// Runs the agent.
     pub async fn agent(&self, arguments: &[&str]) -> Output {
         self.agent_with(arguments, &[]).await

@@ -127,6 +127,19 @@ impl Watched {
         }
     }
 
+    /// Waits until a condition of the Node is there, or is not.
+    async fn until_on_node(&self, kind: &str, is_so: fn(&Option<Value>) -> bool) -> Option<Value> {
+        let start = Instant::now();
+        loop {
+            let condition = self.node.condition(kind);
+            if is_so(&condition) {
+                return condition;
+            }
+            assert!(start.elapsed() < LIMIT, "{kind}: {condition:?}");
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     /// Waits until each of these is there, and says after how long.
     async fn see(&self, reasons: &[&str]) {
         let start = Instant::now();
@@ -273,6 +286,7 @@ async fn gpus_that_are_lost_hot_or_silent_are_told_apart() {
     node.hand_over(bootstrap.to_string().as_bytes());
     let boot = node.agent(&["boot"]).await;
     assert_eq!(boot.status.code(), Some(0), "{}", text(&boot));
+    node.root.write("/etc/nap-agent/nap-agent.toml", "[conditions]\nnode-healthy = true\n");
     let watched = Watched::start(node).await;
     let condition = |document: &Value| {
         let of = |one: &&Value| one["type"] == "AcceleratedHardwareReady";
@@ -291,6 +305,9 @@ async fn gpus_that_are_lost_hot_or_silent_are_told_apart() {
     assert_eq!(document["verdict"]["reason"], "GpuFallenOffBus", "{document:#}");
     assert_eq!(condition(&document).as_deref(), Some("False"), "{document:#}");
     watched.see(&["GpuThrottled"]).await;
+    const NODE_HEALTHY: &str = "kubernetes.azure.com/NodeHealthy";
+    let told = watched.until_on_node(NODE_HEALTHY, Option::is_some).await.unwrap();
+    assert_eq!((&told["status"], &told["reason"]), (&"False".into(), &"GpuFallenOffBus".into()), "{told}");
 
     is("hang");
     std::fs::write(&first, IS_THERE).unwrap();
@@ -298,6 +315,7 @@ async fn gpus_that_are_lost_hot_or_silent_are_told_apart() {
     is("");
     watched.forget(&["GpuFallenOffBus", "GpuResetPending", "GpuThrottled", "GpuManagementFailing"]).await;
     watched.until("a healthy node", |document| document["verdict"]["state"] == "Healthy").await;
+    watched.until_on_node(NODE_HEALTHY, Option::is_none).await;
 }
 
 /// What the kernel of this machine says of its GPUs, below the node's root; and the version of their driver. Nothing without any.

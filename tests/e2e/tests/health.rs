@@ -439,22 +439,14 @@ async fn who_has_a_token_instead_is_known_by_the_api_server() {
     assert!(watched.tls(Some(&foreign)).await.is_err(), "a wrong certificate is not no certificate");
 }
 
-fn condition(node: &Node, kind: &str) -> Option<Value> {
-    let nodes = node.api.nodes();
-    let status = serde_json::to_value(nodes.first()?).unwrap()["status"].clone();
-    let conditions = status["conditions"].as_array()?;
-    conditions.iter().find(|condition| condition["type"] == kind).cloned()
-}
-
 async fn until_condition(node: &Node, kind: &str, status: &str, reason: &str) -> Value {
     let start = Instant::now();
     loop {
-        if let Some(found) =
-            condition(node, kind).filter(|found| found["status"] == status && found["reason"] == reason)
+        if let Some(found) = node.condition(kind).filter(|found| found["status"] == status && found["reason"] == reason)
         {
             return found;
         }
-        assert!(start.elapsed() < 2 * LIMIT, "{kind} is {:?}", condition(node, kind));
+        assert!(start.elapsed() < 2 * LIMIT, "{kind} is {:?}", node.condition(kind));
         sleep(Duration::from_millis(100)).await;
     }
 }
@@ -468,7 +460,7 @@ fn writes(node: &Node) -> Vec<Option<u16>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn conditions_are_written_when_they_change_and_only_ours() {
     let mut watched = watched().await;
-    let ready = condition(&watched.node, "Ready").expect("kubelet writes its own");
+    let ready = watched.node.condition("Ready").expect("kubelet writes its own");
     let tainted = watched.node.path("/proc/sys/kernel/tainted");
     std::fs::write(&tainted, "0").unwrap();
     let good = until_condition(&watched.node, "KernelReady", "True", "NoFaultFound").await;
@@ -494,7 +486,7 @@ async fn conditions_are_written_when_they_change_and_only_ours() {
     assert!(cleared["lastTransitionTime"].as_str() > bad["lastTransitionTime"].as_str(), "{cleared}");
     assert_eq!(writes(&watched.node).len(), before + 2, "the restart wrote nothing");
     assert!(writes(&watched.node).iter().all(|status| *status == Some(200)), "{:?}", writes(&watched.node));
-    let still = condition(&watched.node, "Ready").unwrap();
+    let still = watched.node.condition("Ready").unwrap();
     assert_eq!(still["lastTransitionTime"], ready["lastTransitionTime"], "kubelet's own is untouched");
 
     // What a removal of the package does.
@@ -502,8 +494,8 @@ async fn conditions_are_written_when_they_change_and_only_ours() {
     let removed = watched.node.agent(&["remove-conditions"]).await;
     let all = "KernelReady, StorageReady, NetworkingReady, ContainerRuntimeReady";
     assert_eq!((removed.status.code(), text(&removed)), (Some(0), format!("{NAME}: removed {all}\n")));
-    assert!(all.split(", ").all(|kind| condition(&watched.node, kind).is_none()));
-    assert_eq!(condition(&watched.node, "Ready").unwrap()["lastTransitionTime"], ready["lastTransitionTime"]);
+    assert!(all.split(", ").all(|kind| watched.node.condition(kind).is_none()));
+    assert_eq!(watched.node.condition("Ready").unwrap()["lastTransitionTime"], ready["lastTransitionTime"]);
     let again = watched.node.agent(&["remove-conditions"]).await;
     assert_eq!(
         (again.status.code(), text(&again)),
@@ -516,7 +508,7 @@ async fn a_shared_condition_is_written_where_it_may_be_and_nobody_else_has_it() 
     let watched = watched_with("[conditions]\npreemption-scheduled = true\n").await;
     let node = &watched.node;
     watched.until("a healthy node", |document| document["verdict"]["state"] == "Healthy").await;
-    assert_eq!(condition(node, "PreemptionScheduled"), None, "there is nothing bad to say");
+    assert_eq!(node.condition("PreemptionScheduled"), None, "there is nothing bad to say");
     let preempt = event("Preempt", NAME);
     let start = Instant::now();
     node.imds.schedule(preempt.clone());
@@ -543,15 +535,15 @@ async fn a_shared_condition_is_written_where_it_may_be_and_nobody_else_has_it() 
     // A write would follow that look at once.
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(2) {
-        assert_eq!(condition(node, "PreemptionScheduled").unwrap()["message"], "theirs");
+        assert_eq!(node.condition("PreemptionScheduled").unwrap()["message"], "theirs");
         sleep(Duration::from_millis(50)).await;
     }
 }
 
 async fn until_gone(node: &Node, kind: &str) {
     let start = Instant::now();
-    while condition(node, kind).is_some() {
-        assert!(start.elapsed() < LIMIT, "{kind} is {:?}", condition(node, kind));
+    while node.condition(kind).is_some() {
+        assert!(start.elapsed() < LIMIT, "{kind} is {:?}", node.condition(kind));
         sleep(Duration::from_millis(100)).await;
     }
 }

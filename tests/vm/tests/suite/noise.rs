@@ -1,6 +1,6 @@
 //! Load without a fault: the node never looks worse than `Degraded`, and nothing is repaired.
 //!
-//! `NAP_VM_SOAK=120` (`make soak`) goes on for so many minutes; the short form is a part of the test of repairs, before anything is broken.
+//! `NAP_VM_SOAK=120` (`make soak`) goes on for so many minutes; the short form is a part of the test of repairs.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ fn no_load_makes_a_node_look_broken() {
     assert_eq!(wait_for_agent(&mut vm), 0);
     until_health(&mut vm, |document| document["verdict"]["state"] == "Healthy");
     let start = Instant::now();
-    let mut seen = Seen::default();
+    let mut seen = Seen::start(&mut vm);
     let mut dice = Dice::new(1);
     while start.elapsed() < Duration::from_secs(60 * minutes) {
         let loads: Vec<_> = (0..=dice.below(4)).map(|_| LOADS[dice.below(LOADS.len())]).collect();
@@ -56,19 +56,27 @@ fn no_load_makes_a_node_look_broken() {
 
 /// The short form: each load once, all at the same time.
 pub(crate) fn assert_load_is_no_fault(vm: &mut Vm) {
-    let mut seen = Seen::default();
+    let mut seen = Seen::start(vm);
     seen.under(vm, &LOADS, SHORT);
     seen.assert_nothing_was_broken(vm);
 }
 
 /// What was told, and how often.
-#[derive(Default)]
 struct Seen {
     verdicts: BTreeMap<String, usize>,
     reasons: BTreeMap<String, usize>,
+    repairs: String,
 }
 
+/// How many lines the journal of repairs has, and how often the guard was started anew.
+const REPAIRS: &str =
+    "cat /var/lib/nap-agent/repairs.jsonl 2>/dev/null | wc -l; systemctl show nap-agent --property NRestarts";
+
 impl Seen {
+    fn start(vm: &mut Vm) -> Self {
+        Self { verdicts: BTreeMap::new(), reasons: BTreeMap::new(), repairs: told(vm, REPAIRS) }
+    }
+
     fn under(&mut self, vm: &mut Vm, loads: &[(&str, &str)], lasts: Duration) {
         for (number, (_, command)) in loads.iter().enumerate() {
             told(vm, &format!("systemd-run --quiet --unit=noise-{number} --property=OOMScoreAdjust=1000 {command}"));
@@ -97,8 +105,7 @@ impl Seen {
         let metrics = guest::endpoint(vm, "/metrics");
         let lines = metrics.lines().filter(|line| line.starts_with("nap_kmsg_"));
         note(format_args!("{}", lines.collect::<Vec<_>>().join("; ")));
-        told(vm, "! test -s /var/lib/nap-agent/repairs.jsonl");
-        assert_eq!(told(vm, "systemctl show nap-agent --property NRestarts --value"), "0");
+        assert_eq!(told(vm, REPAIRS), self.repairs);
         until_health(vm, |document| document["verdict"]["state"] == "Healthy");
     }
 }
