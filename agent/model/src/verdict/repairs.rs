@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FaultState, Observed, State, UNMEASURED_MS};
+use super::hysteresis::FaultState;
+use super::{Observed, State, UNMEASURED_MS};
 use crate::monitor::{Fault, Tick, WriteSeen};
 use crate::repair::ledger::{Phase, Symptoms};
 use crate::repair::{
