@@ -173,6 +173,9 @@ impl Watcher {
         }
         // They come to stand by the time alone, too.
         has_changed |= !self.health.shares(self.state.shared_conditions().as_deref());
+        if self.state.is_to_be_powered_off() {
+            self.repairer.power_off();
+        }
         self.tell_events();
         self.health.swept(self.watch.kernel_log());
         has_changed || self.said.is_empty()

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
+use nap_host::reboot::Then;
 use nap_host::repairs::{self, NotBegun};
 use nap_host::root::Root;
-use nap_host::{bundle, chain, persist};
+use nap_host::units::Units;
+use nap_host::{bundle, chain, persist, reboot};
 use nap_model::monitor::Tick;
 use nap_model::repair::{Act, Attempt, Hold, Policy, Proposal, Proposed, Risk};
 use nap_model::verdict::{Order, State};
@@ -26,6 +28,8 @@ enum Job {
     Record(Attempt),
     /// Evidence is to be kept, for this reason.
     Bundle(String),
+    /// Azure takes the machine away.
+    PowerOff,
 }
 
 /// What the thread did.
@@ -50,6 +54,7 @@ pub(crate) struct Repairer {
     jobs: UnboundedSender<Job>,
     told: UnboundedReceiver<Told>,
     is_busy: bool,
+    is_powered_off: bool,
 }
 
 /// What people allow. Nothing, when that cannot be understood: who wrote the file meant to forbid something.
@@ -88,11 +93,12 @@ impl Repairer {
                         }
                         Job::Record(attempt) => record(&root, &attempt),
                         Job::Bundle(why) => keep_evidence(&root, &why).await,
+                        Job::PowerOff => power_off(&root).await,
                     }
                 }
             });
         })?;
-        Ok(Self { policy, jobs, told, is_busy: false })
+        Ok(Self { policy, jobs, told, is_busy: false, is_powered_off: false })
     }
 
     /// Tells the state what was tried before, and what is allowed.
@@ -158,6 +164,13 @@ impl Repairer {
         self.send(Job::Bundle(why.to_owned()));
     }
 
+    /// Has the machine shut down, once.
+    pub(crate) fn power_off(&mut self) {
+        if !std::mem::replace(&mut self.is_powered_off, true) {
+            self.send(Job::PowerOff);
+        }
+    }
+
     fn send(&self, job: Job) {
         let _ = self.jobs.send(job); // the thread ends with the process
     }
@@ -211,6 +224,18 @@ async fn repair(root: &Arc<Root>, order: Order, at: Instant, tell: &UnboundedSen
         Err(error) => warn!(took_ms = at.elapsed().as_millis(), error, "failed"),
     }
     say(Told::Ended(result));
+}
+
+/// In order, so that pods are told to end.
+async fn power_off(root: &Root) {
+    let told = async {
+        let units = Units::connect(root).await.map_err(|error| chain(&error))?;
+        reboot::go_down(root, &units, Then::PowerOff).await
+    };
+    match told.await {
+        Ok(()) => info!("Azure takes this VM away; shutting it down in order, as nap-agent.toml says"),
+        Err(error) => error!(error, "Azure takes this VM away, and it cannot be shut down in order"),
+    }
 }
 
 /// Records that an attempt begins; a disk that hangs must not keep the thread.

@@ -48,13 +48,23 @@ fn to_json(state: &State, kept_at: Option<Timestamp>) -> Value {
 }
 
 fn write_text(state: &State, kept_at: Option<Timestamp>, out: &mut impl Write) -> anyhow::Result<()> {
-    let Policy { observe_only, maximum_risk, switches, is_reboot_granted, shared_conditions: _ } = state.policy();
+    let Policy {
+        observe_only,
+        maximum_risk,
+        switches,
+        is_reboot_granted,
+        power_off_when_preempted,
+        shared_conditions: _,
+    } = state.policy();
     match observe_only {
         true => writeln!(out, "policy:  observes only")?,
         false => writeln!(out, "policy:  repairs of at most {maximum_risk:?} risk")?,
     }
     for (name, is_on) in switches {
         writeln!(out, "policy:  {name} is switched {}", if *is_on { "on" } else { "off" })?;
+    }
+    if *power_off_when_preempted {
+        writeln!(out, "policy:  shut down in order when Azure takes the VM away")?;
     }
     if *is_reboot_granted {
         writeln!(out, "policy:  the provisioner granted a reboot")?;

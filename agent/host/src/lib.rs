@@ -35,7 +35,7 @@ pub mod persist;
 pub mod private_socket;
 pub mod pull;
 pub mod random;
-mod reboot;
+pub mod reboot;
 pub mod repairs;
 pub mod reviews;
 pub mod root;

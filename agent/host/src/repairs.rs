@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::alone::{self, Alone};
 use crate::chain;
+use crate::reboot::Then;
 use crate::root::{FileError, Root};
 use crate::units::{UnitError, Units};
 use crate::{free_space, observe, persist, reboot, routes};
@@ -184,7 +185,7 @@ impl Ready {
                 revive(&units, KUBELET, limit).await
             }
             (Ready::Alone { units, alone: _alone }, Act::Reboot) => {
-                reboot::reboot(root, &units).await?;
+                reboot::go_down(root, &units, Then::Reboot).await?;
                 // We end with the machine, or it does not go down.
                 sleep(limit).await;
                 Err(format!("the machine is still up {} s after it was told to go down", limit.as_secs()))

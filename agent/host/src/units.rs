@@ -446,15 +446,14 @@ impl Units {
         self.job(&manager, Verb::Stop, unit, limit).await
     }
 
-    /// Has everything stopped, and the machine started again. Nothing can stop it any more when this returns.
+    /// Has everything stopped that a target has not, as the targets of a shutdown do. Nothing can stop it any more when this returns.
     ///
     /// # Errors
     /// When systemd does not take the order.
-    pub(crate) async fn begin_reboot(&self) -> Result<(), UnitError> {
-        const UNIT: &str = "reboot.target";
-        let manager = self.manager().await.map_err(call("find", UNIT))?;
-        let begun = answered(manager.start_unit(UNIT, "replace-irreversibly")).await;
-        begun.map(drop).map_err(call("start", UNIT))
+    pub(crate) async fn begin(&self, target: &str) -> Result<(), UnitError> {
+        let manager = self.manager().await.map_err(call("find", target))?;
+        let begun = answered(manager.start_unit(target, "replace-irreversibly")).await;
+        begun.map(drop).map_err(call("start", target))
     }
 
     /// Queues a job and waits for its end.

@@ -168,6 +168,11 @@ impl Vm {
     /// Powers the guest off in good order and hands over its disk.
     pub fn power_off(mut self, within: Duration) -> Result<Stopped, VmError> {
         self.post("systemctl poweroff", within)?;
+        self.wait_for_power_off(within)
+    }
+
+    /// Waits until the guest has powered itself off, and hands over its disk.
+    pub fn wait_for_power_off(mut self, within: Duration) -> Result<Stopped, VmError> {
         let ended = self.monitor.wait_for_end(Deadline::after(within));
         ended.map_err(|reason| self.failure(reason, "power-off", within))?;
         Ok(self.stopped())

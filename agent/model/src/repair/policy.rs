@@ -19,6 +19,8 @@ pub struct Policy {
     pub switches: BTreeMap<String, bool>,
     /// Which of the conditions that others write, too, may be written.
     pub shared_conditions: SharedConditions,
+    /// Whether the machine is shut down in order when Azure announces that it takes it away, so that its pods are told to end.
+    pub power_off_when_preempted: bool,
     /// The provisioner lets the node reboot itself once: no word of the owner's, so not in his file.
     pub is_reboot_granted: bool,
 }
@@ -40,6 +42,7 @@ impl Default for Policy {
             maximum_risk: Risk::Medium,
             switches: BTreeMap::new(),
             shared_conditions: SharedConditions::default(),
+            power_off_when_preempted: false,
             is_reboot_granted: false,
         }
     }
@@ -69,6 +72,15 @@ struct File {
     repairs: Repairs,
     #[serde(default)]
     conditions: Conditions,
+    #[serde(default)]
+    preempt: Preempt,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Preempt {
+    #[serde(default)]
+    power_off: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -110,7 +122,7 @@ impl Policy {
     /// # Errors
     /// When there is anything in it that is not understood.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let File { repairs, conditions } =
+        let File { repairs, conditions, preempt } =
             toml::from_str(text).map_err(|error| PolicyError::Shape(error.to_string()))?;
         if let Some(name) = repairs.switches.keys().find(|name| repair(name).is_none_or(|row| row.name != **name)) {
             return Err(PolicyError::NoSuchRepair { name: name.clone() });
@@ -122,6 +134,7 @@ impl Policy {
             maximum_risk: repairs.maximum_risk.unwrap_or(usual.maximum_risk),
             switches: repairs.switches,
             shared_conditions: SharedConditions { node_healthy, preemption_scheduled },
+            power_off_when_preempted: preempt.power_off,
             ..usual
         })
     }
@@ -162,6 +175,7 @@ mod tests {
         assert_eq!(Policy::parse("").unwrap(), Policy::default());
         let shared = Policy::parse("[conditions]\nnode-healthy = true\n").unwrap().shared_conditions;
         assert_eq!(shared, SharedConditions { node_healthy: true, preemption_scheduled: false });
+        assert!(Policy::parse("[preempt]\npower-off = true\n").unwrap().power_off_when_preempted);
         for wrong in [
             "[repairs]\nobserve_only = true\n",
             "[repair]\nobserve-only = true\n",
@@ -189,7 +203,7 @@ mod tests {
         let switches = allowed.map(|row| (row.name.to_owned(), true)).collect();
         assert_eq!(policy, Policy { switches, ..Policy::default() }, "each setting is there with its usual value");
         assert!(REPAIRS.iter().all(|row| shipped.contains(&format!("{} = ", row.name))));
-        for key in ["observe-only", "maximum-risk", "node-healthy", "preemption-scheduled"] {
+        for key in ["observe-only", "maximum-risk", "node-healthy", "preemption-scheduled", "power-off"] {
             assert!(settings.contains(&format!("\n{key} = ")), "{key}");
         }
     }

@@ -37,6 +37,9 @@ pub const PREEMPTION_SCHEDULED: &str = "PreemptionScheduled";
 /// After so long what an earlier run found would have cleared if it were gone: good readings in a row, and a minute.
 const VERIFIED: Duration = Duration::from_secs(180);
 
+/// Until a preemption has been heard of: the condition is written, the provisioner has polled.
+const HEARD_MS: u64 = 3000;
+
 /// The fault behind [`PREEMPTION_SCHEDULED`].
 const PREEMPT: &str = "PreemptScheduled";
 
@@ -125,6 +128,16 @@ impl State {
         let healthy = allowed.node_healthy.then(|| self.not_healthy()).flatten();
         let preempted = allowed.preemption_scheduled.then(|| self.preempted()).flatten();
         Some(healthy.into_iter().chain(preempted).collect())
+    }
+
+    /// Whether the machine is to be shut down now, before Azure takes it away: its owner wants that, and whoever hears of a preemption has.
+    pub fn is_to_be_powered_off(&self) -> bool {
+        if !self.policy.power_off_when_preempted || self.policy.observe_only {
+            return false;
+        }
+        let preempted = self.faults.get(&format!("{PREEMPT}/"));
+        let entered = preempted.filter(|fault| fault.is_active()).and_then(|fault| fault.entered_ms.back());
+        entered.is_some_and(|at| self.time_ms - at >= HEARD_MS)
     }
 
     fn is_lost(&self) -> bool {

@@ -598,6 +598,31 @@ fn conditions_move_their_time_only_with_their_status() {
 }
 
 #[test]
+fn a_preempted_machine_is_shut_down_only_where_its_owner_wants_it_and_when_others_have_heard() {
+    let event = || ScheduledEvent {
+        id: "e".to_owned(),
+        kind: "Preempt".to_owned(),
+        not_before: None,
+        source: "Platform".to_owned(),
+        has_started: false,
+    };
+    let power_off = "[preempt]\npower-off = true\n";
+    let after_ten_seconds = |text: &str, kind: &str| {
+        let mut node = Node::with(Policy::parse(text).unwrap());
+        assert!(!node.state.is_to_be_powered_off());
+        node.seen.scheduled_events = Some(Ok(vec![ScheduledEvent { kind: kind.to_owned(), ..event() }]));
+        node.run(1);
+        assert!(!node.state.is_to_be_powered_off(), "nobody has heard of it");
+        node.run(9);
+        node.state.is_to_be_powered_off()
+    };
+    assert!(after_ten_seconds(power_off, "Preempt"));
+    assert!(!after_ten_seconds(power_off, "Terminate"));
+    assert!(!after_ten_seconds("", "Preempt"));
+    assert!(!after_ten_seconds(&format!("{power_off}[repairs]\nobserve-only = true\n"), "Preempt"));
+}
+
+#[test]
 fn shared_conditions_stand_only_with_bad_news_and_where_they_are_allowed() {
     let with = |text: &str| Node::with(Policy::parse(text).unwrap());
     let both = "[conditions]\nnode-healthy = true\npreemption-scheduled = true";

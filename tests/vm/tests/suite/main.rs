@@ -17,6 +17,7 @@ mod node_boots;
 mod node_settings;
 mod noise;
 mod package_boots;
+mod preempt;
 mod real_cluster;
 mod repairs;
 mod resets;
