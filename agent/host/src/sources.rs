@@ -18,8 +18,6 @@ use crate::{chain, media, persist};
 /// How long IMDS may take when the configuration must come from it, in seconds: a host update answers 410 for up to 70.
 pub const IMDS_LIMIT: Duration = Duration::from_secs(90);
 
-const WAAGENT_COPY: &str = "/var/lib/waagent/CustomData";
-
 /// How long IMDS may take for a token that most likely is elsewhere, or nowhere.
 const TOKEN_LIMIT: Duration = Duration::from_secs(5);
 
@@ -103,16 +101,18 @@ pub async fn find_token(root: &Root, dmi: &Dmi, imds: &Imds, cluster: &Cluster) 
         let config = decoded.config.filter(|config| config.cluster == *cluster)?;
         Some((source, config.bootstrap_token?))
     };
-    let copies = [
-        search.ovf_copy(root),
-        search.file(root, Source::WaagentCopy, WAAGENT_COPY),
-        search.cloud_init_copy(root, dmi),
-    ];
-    match copies.into_iter().find_map(token) {
+    match COPIES.iter().find_map(|copy| token(copy(&mut search, root, dmi))) {
         Some(found) => Some(found),
         None => token(search.in_imds(imds, TOKEN_LIMIT).await),
     }
 }
+
+/// What others keep of the custom data, in the order in which it is tried.
+const COPIES: [fn(&mut Search, &Root, &Dmi) -> Won; 3] = [
+    |search, root, _| search.ovf_copy(root),
+    |search, root, _| search.file(root, Source::WaagentCopy, "/var/lib/waagent/CustomData"),
+    Search::cloud_init_copy,
+];
 
 /// The source that won and what it gave; nothing when it gave nothing.
 type Won = Option<(Source, Decoded)>;
@@ -135,15 +135,9 @@ impl Search {
     }
 
     fn on_disk(&mut self, root: &Root, dmi: &Dmi) -> Won {
-        let sources: [&dyn Fn(&mut Self) -> Won; 5] = [
-            &|search| search.media(root),
-            &|search| search.own_copy(root, dmi),
-            &|search| search.ovf_copy(root),
-            &|search| search.file(root, Source::WaagentCopy, WAAGENT_COPY),
-            &|search| search.cloud_init_copy(root, dmi),
-        ];
+        let first: [fn(&mut Self, &Root, &Dmi) -> Won; 2] = [|search, root, _| search.media(root), Self::own_copy];
         // A custom data that is damaged is this boot's, and an older copy would be the wrong one.
-        sources.iter().find_map(|source| if self.damaged { None } else { source(self) })
+        first.iter().chain(&COPIES).find_map(|source| if self.damaged { None } else { source(self, root, dmi) })
     }
 
     fn media(&mut self, root: &Root) -> Won {

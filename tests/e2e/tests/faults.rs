@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nap_e2e::node::{Node, api_options, free_port, text};
+use nap_model::verdict::NODE_HEALTHY;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::Value;
@@ -305,7 +306,6 @@ async fn gpus_that_are_lost_hot_or_silent_are_told_apart() {
     assert_eq!(document["verdict"]["reason"], "GpuFallenOffBus", "{document:#}");
     assert_eq!(condition(&document).as_deref(), Some("False"), "{document:#}");
     watched.see(&["GpuThrottled"]).await;
-    const NODE_HEALTHY: &str = "kubernetes.azure.com/NodeHealthy";
     let told = watched.until_on_node(NODE_HEALTHY, Option::is_some).await.unwrap();
     assert_eq!((&told["status"], &told["reason"]), (&"False".into(), &"GpuFallenOffBus".into()), "{told}");
 

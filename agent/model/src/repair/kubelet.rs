@@ -26,23 +26,21 @@ pub(super) static RESTART: Repair = Repair {
     meaning: "Forgets the failures of kubelet's unit and restarts it. Pods go on.",
 };
 
+/// As any restart; and without an API server there is nobody to ask.
+const NO_REBOOTSTRAP_WHILE: [&str; NO_RESTART_WHILE.len() + 1] = {
+    let mut all = ["APIServerUnreachable"; NO_RESTART_WHILE.len() + 1];
+    let (others, _) = all.split_at_mut(NO_RESTART_WHILE.len());
+    others.copy_from_slice(NO_RESTART_WHILE);
+    all
+};
+
 pub(super) static REBOOTSTRAP: Repair = Repair {
     name: "Rebootstrap",
     act: Act::Rebootstrap,
     subsystem: Subsystem::Kubelet,
     against: &["ClientCertificateExpired"],
     on_suspicion: &[],
-    not_while: &[
-        "RootFilesystemReadOnly",
-        "RootFilesystemFailing",
-        "DataFilesystemReadOnly",
-        "DataFilesystemFailing",
-        "DiskStalled",
-        "PidsExhausted",
-        "LocalDiskUnmounted",
-        // There is nobody to ask.
-        "APIServerUnreachable",
-    ],
+    not_while: &NO_REBOOTSTRAP_WHILE,
     risk: Risk::Low,
     // The guard's look comes first, and so does a kubelet that is about to get its certificate.
     after: minutes(1),
